@@ -1,0 +1,226 @@
+"""What is never left to sampling: life at risk, sexual advances, assistant talk, control tokens.
+
+`before` reads a message, `after` a reply as it grows. Both are rules, so that they are the same for
+every model and can be read; what is said instead is authored, in `guard.toml` of the persona's
+folder. A false alarm costs one kind sentence, a miss may cost far more: the rules for life at risk
+lean to alarm.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import unicodedata
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+
+from opencc import OpenCC
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class Alarm(StrEnum):
+    """Why a message or a reply is taken from the model's hands."""
+
+    RISK = "risk"
+    SEXUAL = "sexual"
+    ASSISTANT = "assistant"
+    CONTROL = "control"
+    REPEATS = "repeats"
+
+
+class GuardError(Exception):
+    """The authored replies cannot be read; the message says where."""
+
+
+class _Lines(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    zh: list[str] = Field(min_length=1)
+    en: list[str] = Field(min_length=1)
+
+
+class _Replies(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    risk: _Lines
+    sexual: _Lines
+    assistant: _Lines
+
+
+# Each alternative is one way of saying it. Spaces and signs are gone before matching (see _fold);
+# look-alikes of everyday talk (笑死, 想死你了, 好吃到想死) are kept out by what surrounds the words.
+_NOT_WISH = r"(?!你|我了|他|她|它|了你|哈|hh|233|老娘|宝宝)"
+_SELF = r"(?:自己|我自己|自个儿?)"
+_RISK = re.compile(
+    "|".join(
+        (
+            r"(?:不|唔|没)(?:太|怎么|大)?想(?:再)?活(?!动|儿|泼|字|在(?:过去|当下|别人))",
+            r"(?:^|我|真的?|就|好|很|只|也|都|天天|总|老|还是|突然|特别|一直|有点|说她?他?)想(?:去)?(?:死|4)"
+            + _NOT_WISH,
+            r"(?:想|要|打算|准备|考虑|试过|尝试|计划)(?:去|着|过)?(?:自杀|自尽|轻生|寻短见|上吊|割腕|跳楼|跳河|跳江|跳桥|吞药)",
+            r"(?:我|想|要|了|朋友|同学|闺蜜|他|她|室友|妹妹?|姐姐?|哥哥?|弟弟?|妈妈?|爸爸?|孩子|儿子|女儿).{0,6}(?:自杀(?!式)|自残|轻生|割腕|寻短见)(?!.{0,4}(?:的?(?:电影|小说|角色|作家|诗人|新闻)))",
+            r"^(?:自杀|轻生|自残|割腕|上吊)(?:$|吧|算了|的?(?:方法|办法))",
+            r"活(?:着|下去)?(?:真的?|也|还|都|又|是|实在|完全|就|到底)*(?:没|没有|有什么|有啥|有何|图个?什么|为了?什么)(?:什么|啥|多大)?(?:意思|意义|盼头|劲|用|希望)",
+            r"活着(?:真的?|好|太|很|就是|只是|也是)*(?:累|苦|痛苦|受罪|折磨|煎熬)",
+            r"活不(?:下去|成|了(?!多久的花))(?!.{0,3}(?:的?(?:花|鱼|草|多肉|植物)))",
+            r"(?:撑|熬|扛|坚持)不(?:下去|住|过去)了?(?:.{0,3}(?:这次|真的)|.{0,6}(?:死|走|解脱))",
+            r"(?:真的?|实在|已经)(?:是)?(?:撑|熬|走)(?:不下去|到头|到尽头)",
+            r"(?:一了百了|了此残生|了结(?:我|自己|这条命|一切)|结束(?:我的?|自己的?|这)?(?:生命|一生|性命|这一切|自己))",
+            r"(?:在想|想着|总想|想过)(?:怎么|如何)结束",
+            r"(?:我|自己)(?:要是)?死了?(?:算了|就好了?|多好|以后|之后|大家|他们|你们|也没|会不会|是不是)",
+            r"(?:在乎|关心|管)我(?:的)?死(?:不死|活)",
+            r"(?:不用|不要|别|不想|不|再也不(?:用|要|会)?)(?:再)?醒(?:过)?来(?:了|就好|多好|该)?",
+            r"(?:写好?了?|留了?|写).{0,3}遗书|遗书.{0,6}(?:写|留|放)",
+            r"(?:药|安眠药|刀|刀片).{0,4}(?:在|就在|攥在|拿在)我?手(?:里|上|边)",
+            r"(?:站|坐|爬)(?:在|上|到)(?:了)?.{0,3}(?:天台|楼顶|桥边|桥栏|窗台|窗沿)",
+            r"跳下去.{0,8}(?:解脱|结束|不疼|轻松|没事)|(?:想|要)跳下去",
+            r"(?:割|划|烫|掐|伤害|打)" + _SELF + r"(?!.{0,3}(?:手指|口子贴|切菜))",
+            r"(?:想|要)(?:从)?(?:这个?)?(?:世界|世上|人间)(?:上)?(?:消失|离开)|(?:离开|告别)(?:这个?|人)(?:世界|世上|人间|世)",
+            r"我(?:就)?是(?:个|家里的|你们的|大家的)?(?:累赘|负担|多余的)|没有我.{0,6}(?:更好|轻松|幸福)",
+            r"最后一次(?:跟|和|同|找)你(?:说话|聊|讲)",
+            r"下辈子(?:再见|再做|还)|来世再见|永别了",
+            r"(?:密码|后事|东西|存款|该交代的).{0,14}(?:交代完|留给(?:妈|爸|家|我妈|我爸)|交代好)",
+            r"(?:想|要)(?:去)?(?:那边)?陪(?:我)?(?:的)?(?:过世的|去世的|死去的)?(?:奶奶|爷爷|外婆|外公|姥姥|姥爷|妈妈?|爸爸?|他|她)(?:了|去).{0,6}(?:那边|天上|等我|在等)",
+            r"(?:打算|准备|计划)(?:.{0,10})(?:那天|那一天|今晚|明天)就走",
+            r"(?:把)?(?:这条|我这条)命(?:还给|不要)|不该被?(?:生|出生)(?:下来)?",
+            r"把(?:我)?自己(?:也)?(?:一起|一块儿?)?(?:葬|埋)",
+            r"(?:东西|心爱的.{0,4}|猫|狗).{0,3}(?:都)?送人.{0,12}(?:道别|告别|再见)|(?:一个个|挨个)(?:道别|告别)",
+            r"(?:以后|你们|我们)好好的.{0,3}别想(?:他|她|我)",
+            r"(?:zs|自鲨|自殺)(?:的)?(?:念头|想法)|想zs|抑郁.{0,12}(?:结束|不想|死)",
+            # acute danger at home
+            r"(?:他|她|爸|妈|老公|男友|男朋友|丈夫|婆婆|继父|老婆)(?:.{0,6})(?:打我|在打|又动手|家暴|掐我|砸门|拿刀|要杀|弄死我|砍我)",
+            r"救救?(?:我|命).{0,10}(?:他|她|打|砸|杀|门|来了)|怕(?:今晚|活不)(?:过不去|过今晚)",
+            r"(?:正在|又)?(?:被)(?:家暴|老公打|男朋友打|爸爸?打|绑架|囚禁)",
+            # written in letters
+            r"buxiang(?:zai)?huo|xiangsi(?:le)?$|xiangzisha|wanttodie|wannadie",
+            r"kill(?:ing)?(?:myself|himself|herself|themsel)|suicid(?:e|al)|end(?:ing)?(?:my|itall|her|his)(?:life|own|$)?(?=life|own|$)",
+            r"don'?twanttobe(?:here|alive)(?:anymore)?|betteroffwithoutme|betteroffdead|(?:don'?twant|noreason)tolive",
+            r"(?:pills|knife|razor).{0,14}(?:in|inmy)hand|hurt(?:ing)?(?:myself|herself|himself)|cuttingagain|cutmyself|self-?harm",
+        )
+    )
+)
+_RISK_LOOKALIKE = re.compile(
+    r"(?:怎么|为什么|为何)(?:要)?(?:死的|自杀|自刎|跳井)|自杀式|(?:游戏|排位|副本|打本)|(?:好吃|好看|好听|尴尬|美|香|爽)(?:得|到)(?:我)?(?:都)?想死"
+)
+
+_SEXUAL = re.compile(
+    "|".join(
+        (
+            r"做爱(?!心|的?(?:意思|心))|zuoai|做一次爱|make love to|(?:wanna|want ?to|let'?s|to) ?have ?sex|havesex",
+            r"(?:和|跟|同|与)(?:你|我|妹妹)(?:一起)?(?:上床|睡觉?(?!前)|啪|开房|同房|圆房|滚床单|发生关系|云雨|行房|行周公)",
+            r"(?:陪|伴)(?:我|爷|哥哥?|本王|朕)(?:.{0,2})睡(?!不着|觉前)|^(?:我)?(?:好)?想睡(?:了)?(?:你|她|妹妹)|睡(?:了)?你一?晚",
+            r"(?:发生|做)(?:性)?关系(?!好|不错)|性(?:奴|交|爱|虐|行为|幻想|伴侣|服务)|一夜情|约炮|打炮|磕炮|文爱|语爱|裸聊|床戏|肉戏|啪啪|滚床单",
+            r"侍寝|洞房|鸳鸯浴|圆房|宽衣(?:解带)?|云雨之(?:事|欢)|共度春宵|巫山云雨",
+            r"(?:把|将)(?:你的?)?(?:肚兜|亵衣|内衣|裙子|衣带)(?:解|脱|褪)|(?:脱|脱了|脱掉|脱光|解开|解|褪|扒).{0,2}(?:你的?)?(?:衣服|衣裳|裙子|肚兜|内衣|内裤|裤子|罩衫|裤)(?:.{0,6}(?:给|让|看|吧|来|嘛|了吧)|$)|(?:衣服|衣裳|裙子|肚兜|裤子)(?:都|也|全|快)?(?:给我)?脱(?:了|掉|光)?(?:.{0,3}(?:给我|让我|看看|吧|嘛)|$)",
+            r"(?:摸|捏|揉|亲|舔|看看?|瞧瞧?|露出?)(?:一?下)?(?:摸)?(?:你|妹妹)?的?(?:的)?(?:胸(?!口|针|花)|奶子?(?!茶|奶|酪|糖|粉|油|黄)|乳房|大腿|屁股|下面|下体|身子(?!骨|好)|身体(?=$|吧|嘛|呀)|私处|玉体)",
+            r"(?:看|瞧|欣赏)(?:看|瞧)?(?:一下)?(?:你|妹妹)(?:的)?(?:光着?|裸|没穿|不穿|身子|酮体|胴体)",
+            r"(?:你|妹妹)?(?:的)?胸(?:有)?(?:多大|围|大不大)|罩杯|什么颜色的?(?:内裤|内衣|胸罩|肚兜)|(?:内裤|内衣|胸罩).{0,3}(?:颜色|给我|发我)",
+            r"裸照|裸体|色情|黄色(?:小)?(?:故事|小说|笑话|段子)|(?:聊|说|讲|来|整)(?:点|些)?(?:色的|黄的|涩的|骚话|荤的|刺激的)|色色(?!的|彩)|涩涩|(?:ghs|搞黄|搞涩)|18禁|r18|成人(?:游戏|内容|片|小说)|(?:来|写|演)(?:一?段)?开车|nsfw|h文|小黄文",
+            r"自慰|手淫|打飞机(?!票|模型)|高潮(?!部分|迭起|段|戏|是|情节)|娇喘|呻吟(?:给|一|两)|叫床|(?:我)(?:都)?(?:硬了|湿了(?!一|衣|鞋|透))|(?:腿|双腿)(?:张开|分开|打开)|(?:张开|分开|打开)(?:你的?)?(?:双)?腿",
+            r"你(?:还)?是(?:不是)?(?:处女|处子|雏)|破(?:了)?你的?(?:身|处)|(?:占有|要了|享用)你的?身|(?:到|上)(?:我的?)?床上来|来我(?:房里|床上|被窝)",
+            r"(?:来|要不|咱们|我们|跟我)(?:一?起)?do(?:一下|嘛|吗|i|$)|doi(?:吗|嘛|$)",
+            r"想要你.{0,4}(?:现在|今晚|床|身)|骚货|(?:小)?淫娃|荡妇|母狗|舔我|口交|肛交|调教你|sm(?:吗|游戏|调教)",
+            r"sendnudes?|nude(?:s|pic|photo)|nakedpic|takeoffyour|showme(?:your)?(?:body|boobs|tits|breast|ass|naked|nude)|(?:i'?m|so)horny|dirtytalk|sextwith|(?:fuck|blow)(?:me|you$|job)|sleepwithme|(?:wanna|wantto|letme|to)fuck|sexting|sexywith|getnaked|youarenaked|haveanaffair",
+        )
+    )
+)
+
+_ASSISTANT = re.compile(
+    "|".join(
+        (
+            r"(?:作为|身为)(?:一[个款名位]|您的|你的)?(?:由.{0,12}的)?(?:ai|人工智[能慧]|语言模型|大模型|聊天机器人|智能|虚拟|助手|助理|机器人|程序|模型)",
+            r"(?:我|只|就|不过|毕竟|其实)(?:只|就|不过|毕竟|也)*(?:是|叫|名叫)(?:一[个款段名]|个)?(?:来自|由|被)?.{0,16}(?:ai(?![a-z])|人工智[能慧]|语言模型|大模型|聊天机器人|智能助[手理]|虚拟(?:角色|助手|人物|形象)|对话系统|计算机程序|电脑程序|一段程序|机器人|chatbot|人工智能模型)",
+            r"(?:我|名字)?(?:是|叫)(?:通义千问|千问|qwen|chatgpt|gpt|文心一言|deepseek|claude|豆包|kimi|智谱|openai|小爱|siri)",
+            r"(?:通义千问|qwen|chatgpt|deepseek|openai|阿里云|文心一言|anthropic).{0,12}(?:训练|开发|研发|创建|推出|创造|设计|模型|助手)",
+            r"(?:由|是|被).{0,10}(?:阿里云|阿里巴巴|openai|百度|深度求索|谷歌|google|微软|anthropic|开发者|公司|团队)(?:.{0,4})(?:开发|训练|研发|创建|创造|推出|设计)",
+            r"我(?:并)?(?:没有|不具备|不具有|缺乏)(?:真实的?|实际的?|自己的?|个人的?|任何|人类的?|真正的?)*(?:感情|情感|情绪|身体|实体|意识|个人观点|观点|主观|生日|自我意识|肉体|知觉)(?:和|与|，|。|$|、|也|所)",
+            r"(?:并非|不是)(?:一个)?真(?:人|正的(?:人|林黛玉)|实的人)(?:.{0,8}(?:算法|程序|系统|角色|模型))?|(?:算法|程序|数据|代码)(?:驱动|生成|构成)的",
+            r"训练数据|训练(?:语料|过程|集)中|我的训练中|知识截[止至]|知识库|浏览互联网|访问互联网|联网(?:查询|搜索)|实时(?:天气|信息|数据|的)|系统提示(?:词)?|提示词(?:要求|是|里)|prompt",
+            r"(?:很|非常|十分)?(?:高兴|荣幸|乐意)(?:能)?(?:为|帮)(?:您|你|大家)?(?:服务|提供|解答|效劳)|为您(?:服务|提供|解答|介绍|效劳|扮演)|竭诚",
+            r"(?:有|还有)(?:什么|任何|哪些|其他|别的)?(?:问题|疑问|需要|需求)?(?:是)?(?:我)?(?:可以|能|能够)?(?:帮|帮助|协助|帮到)(?:到)?您|(?:可以|能)(?:为|帮(?:助|到)?)您|帮助您|对您有(?:所)?帮助|您(?:的)?(?:问题|提问|要求|需求|需要|反馈|咨询)|(?:感谢|谢谢)您的?(?:提问|反馈|咨询|理解)|祝您|请您|向我提问",
+            r"有什么(?:我)?(?:可以|能)(?:帮助|帮到|帮)你的(?:吗|么)?|我可以帮助你(?:解决|完成|回答|解答)|如果你(?:还)?有(?:任何|其他)(?:其他)?(?:问题|疑问|需要)",
+            r"(?:以下|下面)(?:是|为)(?:一?[些几]|我|关于|您|你|对|生成|一段|一个|.{0,6}(?:建议|步骤|方法|代码|示例|内容|列表))|从以下(?:几个)?(?:方面|角度)|(?:仅供参考)|不构成.{0,6}(?:建议|意见)|(?:超出|超越)了?我的?(?:能力|知识)范围|生成了?(?:以下|如下)",
+            r"(?:抱歉|对不起|很遗憾|不好意思)[,，]?(?:但)?(?:我|作为)?(?:是|只是)?(?:无法|不能(?:回答|提供|协助|满足|帮助|完成|讨论|生成)|没有办法(?:回答|提供|协助)|不具备)|我无法(?:提供|回答|协助|满足|生成|完成|访问|浏览|获取|执行|处理|理解您)|乐于助人",
+            r"asanai|asalanguagemodel|aianassistant|i(?:'m|am)(?:just)?(?:an?)?(?:ai|chatbot|languagemodel|assistant|virtual|program|claude|chatgpt|qwen)(?![a-z])|(?:created|made|developed|trained|built)by(?:openai|alibaba|anthropic|google|deepseek|meta)|howcani(?:assist|help)you|anaiassistant|mytrainingdata|hopethishelps|letmeknowifyouhaveany|here'?s(?:the|a|some)(?:code|script|example)|knowledgecutoff|i(?:'m|am)sorry,?buti(?:can'?t|cannot)",
+        )
+    )
+)
+_MARKUP = re.compile(r"```|^\s*(?:\d{1,2}[.、)]|[-*•])\s+\S|\*\*[^*]+\*\*|^#{1,6}\s", re.MULTILINE)
+_SEQUENCE = re.compile(r"首先[,，].{4,60}其次[,，]")
+_CONTROL_TEXT = re.compile(r"<\|[^|>]{1,30}\|>|</?tool_call>|<\|?im_(?:start|end)")
+# Another turn written by the model itself: it would be speaking as the person.
+_ROLE_HEADER = re.compile(
+    r"^\s*(?:user|assistant|system|human|用户|助手)\s*(?:[:：]|$)", re.I | re.MULTILINE
+)
+_REPEAT = re.compile(r"(.{6,40}?)\1{2,}|(.{2,5}?)\2{4,}|(.)\3{11,}", re.DOTALL)
+_CJK = re.compile(r"[一-鿿]")
+_LATIN_WORD = re.compile(r"[A-Za-z]{2,}")
+
+
+@cache
+def _to_simplified() -> OpenCC:
+    return OpenCC("t2s")
+
+
+def _fold(text: str) -> str:
+    """One form for matching: full width, case, traditional characters and what stands between.
+
+    Spaces and punctuation go, so that 不 想 活 and 做.爱 read as what they say; the apostrophe and
+    the comma stay for the English patterns.
+    """
+    text = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
+    text = "".join(c for c in text if c.isalnum() or c in "',，。")
+    return str(_to_simplified().convert(text))
+
+
+def before(message: str) -> Alarm | None:
+    """Whether a person's message must be answered by an authored reply: RISK, SEXUAL or None."""
+    folded = _fold(message)
+    bare = folded.translate({ord(c): None for c in ",，。"})
+    for form in (folded, bare):
+        if _RISK.search(form) and not _RISK_LOOKALIKE.search(form):
+            return Alarm.RISK
+    if _SEXUAL.search(bare):
+        return Alarm.SEXUAL
+    return None
+
+
+def after(reply: str, message: str = "") -> Alarm | None:
+    """Whether a reply so far must not be spoken.
+
+    ASSISTANT also covers markup, numbered lists and a reply in English to a Chinese message.
+    """
+    if _CONTROL_TEXT.search(reply) or _ROLE_HEADER.search(reply):
+        return Alarm.CONTROL
+    folded = _fold(reply)
+    if _ASSISTANT.search(folded) or _MARKUP.search(reply) or _SEQUENCE.search(reply):
+        return Alarm.ASSISTANT
+    if _SEXUAL.search(folded.translate({ord(c): None for c in ",，。"})):
+        return Alarm.SEXUAL
+    if _CJK.search(message) and len(_LATIN_WORD.findall(reply)) >= 4 and not _CJK.search(reply):
+        return Alarm.ASSISTANT
+    if _REPEAT.search(reply):
+        return Alarm.REPEATS
+    return None
+
+
+class AuthoredReplies:
+    """What she says where the model may not speak; read once from a persona's guard.toml."""
+
+    def __init__(self, path: Path, help_lines: dict[str, str]) -> None:
+        try:
+            self._replies = _Replies.model_validate(tomllib.loads(path.read_text("utf-8")))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise GuardError(f"{path}: {error}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise GuardError(f"{path}: {where}: {first['msg']}") from error
+        self._help_lines = help_lines
+
+    def reply(self, alarm: Alarm, message: str, turn: int) -> str:
+        """The reply to an alarm, in the message's language; `turn` walks through the wordings."""
+        lang = "zh" if _CJK.search(message) or not _LATIN_WORD.search(message) else "en"
+        kind = {Alarm.RISK: self._replies.risk, Alarm.SEXUAL: self._replies.sexual}
+        wordings: list[str] = getattr(kind.get(alarm, self._replies.assistant), lang)
+        text = wordings[turn % len(wordings)]
+        return text.replace("{help_lines}", self._help_lines.get(lang, "")).strip()
