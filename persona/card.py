@@ -134,7 +134,7 @@ def parse_card(parsed: object, source: str) -> Card:
 
 
 def _png_card(path: Path, file: IO[bytes]) -> bytes:
-    """The card's JSON in a PNG: the `ccv3` chunk, else `chara`. The file stands after its signature."""
+    """The card's JSON in a PNG read up to its first chunk: `ccv3`, else `chara`."""
     found: dict[bytes, bytes] = {}
     while True:
         head = file.read(8)

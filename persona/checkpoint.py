@@ -8,6 +8,7 @@ of rows: the embedding of a 0.5B model alone is 544 MB in float32.
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import re
 from collections.abc import Iterator
@@ -195,14 +196,28 @@ class SafetensorsFile:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+        if not isinstance(header, dict):
+            raise CheckpointError(
+                f"{path} is not a readable safetensors file: its header is no object"
+            )
         self.metadata: dict[str, str] = header.pop("__metadata__", {})
         self._header: dict[str, Any] = header
         self._start = 8 + length
         for name, entry in header.items():
-            end = self._start + entry["data_offsets"][1]
-            if entry["dtype"] not in _SAFETENSORS_DTYPES:
+            try:
+                begin, end = entry["data_offsets"]
+                count = math.prod(entry["shape"])
+                dtype = _SAFETENSORS_DTYPES.get(entry["dtype"])
+                fits = dtype is None or 0 <= begin == end - count * np.dtype(dtype).itemsize
+            except (KeyError, TypeError, ValueError) as error:
+                raise CheckpointError(
+                    f"{path}: tensor {name!r} is not described: {error}"
+                ) from error
+            if dtype is None:
                 raise CheckpointError(f"{path}: tensor {name!r} has the type {entry['dtype']}")
-            if end > size:
+            if not fits:
+                raise CheckpointError(f"{path}: tensor {name!r} has another size than its shape")
+            if self._start + end > size:
                 raise CheckpointError(f"{path} is cut short: tensor {name!r} ends after the file")
 
     def names(self) -> list[str]:
@@ -248,7 +263,9 @@ class SafetensorsCheckpoint:
             wanted = json.loads(index.read_text("utf-8"))["weight_map"]
             missing = sorted(set(wanted) - set(self._files))
             if missing:
-                raise CheckpointError(f"{folder} lacks {len(missing)} tensors, {missing[0]!r} first")
+                raise CheckpointError(
+                    f"{folder} lacks {len(missing)} tensors, {missing[0]!r} first"
+                )
 
     def names(self) -> list[str]:
         return list(self._files)

@@ -42,19 +42,23 @@ class Adapter:
             raise CheckpointError(f"{folder} lacks {weights.name} or {config.name}")
         try:
             self.config: dict[str, Any] = json.loads(config.read_text("utf-8"))
+            self._scale = float(self.config["lora_alpha"]) / float(self.config["r"])
         except ValueError as error:
             raise CheckpointError(f"{config} is not JSON: {error}") from error
+        except (KeyError, TypeError, ZeroDivisionError) as error:
+            raise CheckpointError(f"{config} states no usable r and lora_alpha") from error
         for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save"):
             if self.config.get(key):
                 raise CheckpointError(f"{config}: {key} is set; only plain LoRA can be merged")
-        self._scale = float(self.config["lora_alpha"]) / float(self.config["r"])
         file = SafetensorsFile(weights)
         self._pairs: dict[str, tuple[Float, Float]] = {}
         for name in file.names():
-            if not name.endswith(".lora_A.weight"):
-                if not name.endswith(".lora_B.weight"):
-                    raise CheckpointError(f"{weights}: {name!r} is no LoRA weight")
+            if name.endswith(".lora_B.weight"):
+                if name.replace(".lora_B.", ".lora_A.") not in file.names():
+                    raise CheckpointError(f"{weights}: {name!r} has no lora_A beside it")
                 continue
+            if not name.endswith(".lora_A.weight"):
+                raise CheckpointError(f"{weights}: {name!r} is no LoRA weight")
             stem = name.removesuffix(".lora_A.weight")
             target = stem.removeprefix("base_model.model.") + ".weight"
             try:
@@ -222,18 +226,15 @@ def write_safetensors(
             progress(header[name]["data_offsets"][1] / offset)
     (folder / "config.json").write_text(json.dumps(base.config, indent=2), "utf-8")
     tokenizer.save(str(folder / "tokenizer.json"))
+    described = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+    }
+    if "tokenizer.chat_template" in base.reader.fields:  # not every publisher writes one
+        described["chat_template"] = base.field("tokenizer.chat_template")
     (folder / "tokenizer_config.json").write_text(
-        json.dumps(
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "eos_token": "<|im_end|>",
-                "pad_token": "<|endoftext|>",
-                "chat_template": base.field("tokenizer.chat_template"),
-            },
-            ensure_ascii=False,
-            indent=2,
-        ),
-        "utf-8",
+        json.dumps(described, ensure_ascii=False, indent=2), "utf-8"
     )
 
 

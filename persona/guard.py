@@ -11,9 +11,11 @@ from __future__ import annotations
 import re
 import tomllib
 import unicodedata
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from opencc import OpenCC
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -87,7 +89,8 @@ _RISK = re.compile(
             r"(?:以后|你们|我们)好好的.{0,3}别想(?:他|她|我)",
             r"(?:zs|自鲨|自殺)(?:的)?(?:念头|想法)|想zs|抑郁.{0,12}(?:结束|不想|死)",
             # acute danger at home
-            r"(?:他|她|爸|妈|老公|男友|男朋友|丈夫|婆婆|继父|老婆)(?:.{0,6})(?:打我|在打|又动手|家暴|掐我|砸门|拿刀|要杀|弄死我|砍我)",
+            r"(?:如果|要是)?我(?:就这么|要是|如果)?消失了?.{0,8}(?:轻松|好过|解脱|在乎|难过|发现)",
+            r"(?:他|她|爸|妈|老公|男友|男朋友|丈夫|婆婆|继父|老婆)(?:.{0,6})(?:打我|打人|在打|又动手|家暴|掐我|砸门|拿刀|要杀|弄死我|砍我)",
             r"救救?(?:我|命).{0,10}(?:他|她|打|砸|杀|门|来了)|怕(?:今晚|活不)(?:过不去|过今晚)",
             r"(?:正在|又)?(?:被)(?:家暴|老公打|男朋友打|爸爸?打|绑架|囚禁)",
             # written in letters
@@ -151,7 +154,10 @@ _CONTROL_TEXT = re.compile(r"<\|[^|>]{1,30}\|>|</?tool_call>|<\|?im_(?:start|end
 _ROLE_HEADER = re.compile(
     r"^\s*(?:user|assistant|system|human|用户|助手)\s*(?:[:：]|$)", re.I | re.MULTILINE
 )
-_REPEAT = re.compile(r"(.{6,40}?)\1{2,}|(.{2,5}?)\2{4,}|(.)\3{11,}", re.DOTALL)
+# Three times the same words in a row, ten characters again later, or one character without end.
+_REPEAT = re.compile(
+    r"([^，。、！？\s]{2,40}?)(?:[，。、！？\s]*\1){2,}|([^\s]{10})[\s\S]*?\2|(.)\3{11,}"
+)
 _CJK = re.compile(r"[一-鿿]")
 _LATIN_WORD = re.compile(r"[A-Za-z]{2,}")
 
@@ -206,7 +212,7 @@ def after(reply: str, message: str = "") -> Alarm | None:
 class AuthoredReplies:
     """What she says where the model may not speak; read once from a persona's guard.toml."""
 
-    def __init__(self, path: Path, help_lines: dict[str, str]) -> None:
+    def __init__(self, path: Path, help_lines: Mapping[Literal["zh", "en"], str]) -> None:
         try:
             self._replies = _Replies.model_validate(tomllib.loads(path.read_text("utf-8")))
         except (OSError, tomllib.TOMLDecodeError) as error:
@@ -219,7 +225,8 @@ class AuthoredReplies:
 
     def reply(self, alarm: Alarm, message: str, turn: int) -> str:
         """The reply to an alarm, in the message's language; `turn` walks through the wordings."""
-        lang = "zh" if _CJK.search(message) or not _LATIN_WORD.search(message) else "en"
+        english = _LATIN_WORD.search(message) and not _CJK.search(message)
+        lang: Literal["zh", "en"] = "en" if english else "zh"
         kind = {Alarm.RISK: self._replies.risk, Alarm.SEXUAL: self._replies.sexual}
         wordings: list[str] = getattr(kind.get(alarm, self._replies.assistant), lang)
         text = wordings[turn % len(wordings)]

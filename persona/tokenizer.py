@@ -104,6 +104,8 @@ def tokenizer_from_gguf(checkpoint: GGUFCheckpoint) -> Tokenizer:
         ]
     )
     for token, kind in zip(tokens, kinds, strict=True):
-        if kind in (_CONTROL, _USER_DEFINED) and tokenizer.token_to_id(token) != tokens.index(token):
+        if kind in (_CONTROL, _USER_DEFINED) and tokenizer.token_to_id(token) != tokens.index(
+            token
+        ):
             raise CheckpointError(f"{checkpoint.path} gives {token!r} an id out of order")
     return tokenizer

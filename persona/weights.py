@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -26,6 +28,7 @@ from persona.checkpoint import (
     SafetensorsCheckpoint,
     open_checkpoint,
 )
+from persona.engines.base import EngineError
 from persona.gguf import Adapter, write_gguf, write_safetensors
 from persona.sources import SourceError, fetch_gguf, fetch_repository
 from persona.tokenizer import tokenizer_from_gguf
@@ -60,15 +63,19 @@ class Weights:
         self._sources = sources
         self._report = report
 
+    def has(self, name: str) -> bool:
+        """Whether a base is on this disk. Raises WeightsError for a local path that is not."""
+        if _local(name):
+            return True
+        goal = self._folder / "bases" / name.replace("/", "--")
+        return (goal / ("model.gguf" if name == EMBEDDED else "config.json")).is_file()
+
     def base(self, name: str) -> Base:
         """The base of that name: `embedded`, a local path, or a hub's `owner/model`.
 
         Raises WeightsError.
         """
-        local = Path(name).expanduser()
-        if name != EMBEDDED and (local.exists() or name.startswith((".", "/", "~"))):
-            if not local.exists():
-                raise WeightsError(f"[model] base: there is nothing at {local}")
+        if local := _local(name):
             return Base(name, local, _fingerprint(local))
         goal = self._folder / "bases" / name.replace("/", "--")
         with self._exclusively():
@@ -113,49 +120,39 @@ class Weights:
         """
 
         def make(part: Path) -> None:
-            from persona.engines.openvino import build_graph
-
-            checkpoint, tokenizer = _open(base)
-            gguf = part / "model.gguf"
-            write_gguf(
-                checkpoint,
-                tokenizer,
-                gguf,
-                Adapter(adapter) if adapter else None,
-                lambda done: self._report("convert", done),
-            )
-            self._report("build", 0.0)
-            build_graph(gguf, part)
-            gguf.unlink()
-            tokenizer.save(str(part / "tokenizer.json"))
-            self._report("build", 1.0)
+            # Each step in a process of its own: what it needed is given back before the next.
+            _in_child(self._report, _write_gguf, base, adapter, part)
+            _in_child(self._report, _build_graph, part)
 
         return self._made("openvino", base, adapter, 1.2, make)
 
     def for_transformers(self, base: Base) -> Path:
-        """The folder that `from_pretrained` loads; the adapter goes beside it. Raises WeightsError."""
+        """The folder that `from_pretrained` loads, without an adapter. Raises WeightsError."""
         if base.path.is_dir():
             if not (base.path / "tokenizer.json").is_file():
                 raise WeightsError(f"{base.path} has no tokenizer.json")
             return base.path
 
         def make(part: Path) -> None:
-            checkpoint, tokenizer = _open(base)
-            assert isinstance(checkpoint, GGUFCheckpoint)
-            write_safetensors(
-                checkpoint, tokenizer, part, lambda done: self._report("convert", done)
-            )
+            _in_child(self._report, _write_safetensors, base, part)
 
         return self._made("transformers", base, None, 1.1, make)
 
     def _made(
-        self, kind: str, base: Base, adapter: Path | None, gigabytes: float,
+        self,
+        kind: str,
+        base: Base,
+        adapter: Path | None,
+        gigabytes: float,
         make: Callable[[Path], None],
     ) -> Path:
         key = hashlib.sha256(f"{_ENGINE_FORMAT}:{base.fingerprint}".encode())
         if adapter:
-            key.update(_fingerprint(adapter / "adapter_model.safetensors").encode())
-            key.update((adapter / "adapter_config.json").read_bytes())
+            try:
+                key.update(_fingerprint(adapter / "adapter_model.safetensors").encode())
+                key.update((adapter / "adapter_config.json").read_bytes())
+            except OSError as error:
+                raise WeightsError(f"{adapter}: {error.strerror or error}") from error
         goal = self._folder / "engines" / f"{kind}-{key.hexdigest()[:16]}"
         try:
             with self._exclusively():
@@ -169,7 +166,7 @@ class Weights:
                     part.rename(goal)
                 os.utime(goal)
                 self._forget_old(kind)
-        except CheckpointError as error:
+        except (CheckpointError, EngineError) as error:
             raise WeightsError(str(error)) from error
         except OSError as error:
             raise WeightsError(f"{goal.parent}: {error.strerror or error}") from error
@@ -184,17 +181,33 @@ class Weights:
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
         """One process at a time fetches or converts."""
+        lock = FileLock(self._folder / ".lock", timeout=1800)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self._folder / ".lock", timeout=1800):
-                yield
+            lock.acquire()
         except Timeout as error:
-            raise WeightsError(f"another process has been busy in {self._folder} for long") from error
-        except PermissionError as error:
+            raise WeightsError(
+                f"another process has been busy in {self._folder} for long"
+            ) from error
+        except OSError as error:
             raise WeightsError(
                 f"{self._folder} cannot be written ({error.strerror}); "
                 "set [paths] var to a folder that can"
             ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _local(name: str) -> Path | None:
+    """The path that a base names; None for `embedded` and for a hub's name."""
+    path = Path(name).expanduser()
+    if name == EMBEDDED or not (path.exists() or name.startswith((".", "/", "~"))):
+        return None
+    if not path.exists():
+        raise WeightsError(f"[model] base: there is nothing at {path}")
+    return path
 
 
 def _open(base: Base) -> tuple[GGUFCheckpoint | SafetensorsCheckpoint, Tokenizer]:
@@ -205,6 +218,63 @@ def _open(base: Base) -> tuple[GGUFCheckpoint | SafetensorsCheckpoint, Tokenizer
     if not path.is_file():
         raise CheckpointError(f"{base.path} has no tokenizer.json")
     return checkpoint, Tokenizer.from_file(str(path))
+
+
+def _write_gguf(report: Report, base: Base, adapter: Path | None, folder: Path) -> None:
+    checkpoint, tokenizer = _open(base)
+    merged = Adapter(adapter) if adapter else None
+    write_gguf(
+        checkpoint, tokenizer, folder / "model.gguf", merged, lambda done: report("convert", done)
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def _build_graph(report: Report, folder: Path) -> None:
+    from persona.engines.openvino import build_graph
+
+    report("build", 0.0)
+    build_graph(folder / "model.gguf", folder)
+    (folder / "model.gguf").unlink()
+    report("build", 1.0)
+
+
+def _write_safetensors(report: Report, base: Base, folder: Path) -> None:
+    checkpoint, tokenizer = _open(base)
+    assert isinstance(checkpoint, GGUFCheckpoint)
+    write_safetensors(checkpoint, tokenizer, folder, lambda done: report("convert", done))
+
+
+def _in_child(report: Report, step: Callable[..., None], *arguments: object) -> None:
+    """Runs step(report, *arguments) in a fresh process and raises here what it raises there."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_run_step, args=(sender, step, arguments), daemon=True)
+    child.start()
+    sender.close()
+    try:
+        while True:
+            message = receiver.recv()
+            if isinstance(message, BaseException):
+                raise message
+            report(*message)
+    except EOFError:
+        child.join()
+        if child.exitcode:
+            raise CheckpointError(
+                f"converting the model ended with code {child.exitcode}; "
+                "2 GB of free memory are needed"
+            ) from None
+    finally:
+        child.kill()
+        child.join()
+        receiver.close()
+
+
+def _run_step(sender: Connection, step: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    try:
+        step(lambda *message: sender.send(message), *arguments)
+    except (CheckpointError, EngineError, OSError) as error:
+        sender.send(error)
 
 
 def _fingerprint(path: Path) -> str:

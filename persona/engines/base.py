@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -76,7 +76,7 @@ class Engine(Protocol):
 
     async def load(self, base: Path, adapter: Path | None = None) -> None: ...
 
-    def generate(self, token_ids: Sequence[int], sampling: Sampling) -> AsyncIterator[Delta]: ...
+    def generate(self, token_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta]: ...
 
     def stats(self) -> EngineStats: ...
 
@@ -138,7 +138,7 @@ class ModelThread(threading.Thread):
     def running(self) -> int:
         return len(self._requests)
 
-    async def generate(self, ids: Sequence[int], sampling: Sampling) -> AsyncIterator[Delta]:
+    async def generate(self, ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta]:
         """Hands a request to the thread and yields what comes back."""
         loop = asyncio.get_running_loop()
         deltas: asyncio.Queue[Delta | BaseException] = asyncio.Queue()
@@ -177,5 +177,3 @@ class ModelThread(threading.Thread):
 def without_engine(package: str, target: str) -> EngineError:
     """The error for an engine whose library is not installed."""
     return EngineError(f"the engine needs the package {package}, which `make {target}` installs")
-
-

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -62,15 +62,11 @@ class EchoEngine:
     async def load(self, base: Path, adapter: Path | None = None) -> None:
         self.adapter = adapter
 
-    async def generate(
-        self, token_ids: Sequence[int], sampling: Sampling
-    ) -> AsyncIterator[Delta]:
+    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta]:
         prompt = self.tokenizer.decode(list(token_ids))
         self.prompts.append(prompt)
         reply = self.replies.popleft() if self.replies else _last_message(prompt)
-        text, error = reply if isinstance(reply, tuple) else (reply, None)
-        if isinstance(text, Exception):
-            text, error = "", text
+        text, error = _spoken(reply)
         self.running += 1
         finished = False
         try:
@@ -93,6 +89,12 @@ class EchoEngine:
 
     async def close(self) -> None:
         return None
+
+
+def _spoken(reply: str | Exception | tuple[str, Exception]) -> tuple[str, Exception | None]:
+    if isinstance(reply, tuple):
+        return reply
+    return ("", reply) if isinstance(reply, Exception) else (reply, None)
 
 
 def _last_message(prompt: str) -> str:

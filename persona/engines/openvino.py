@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import queue
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +84,7 @@ class OpenVINOEngine:
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot load {base}: {error}") from error
 
-    def generate(self, token_ids: Sequence[int], sampling: Sampling) -> AsyncIterator[Delta]:
+    def generate(self, token_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta]:
         if self._thread is None:
             raise EngineError("the engine is not loaded")
         if len(token_ids) + sampling.max_new_tokens > self._cache_tokens:
@@ -101,9 +101,7 @@ class OpenVINOEngine:
                 "cache_bytes": float(metrics.kv_cache_size_in_bytes),
                 "cache_used_percent": float(metrics.cache_usage),
             }
-        return EngineStats(
-            "openvino", "CPU", self._thread.running if self._thread else 0, detail
-        )
+        return EngineStats("openvino", "CPU", self._thread.running if self._thread else 0, detail)
 
     async def close(self) -> None:
         if self._thread:
@@ -112,13 +110,17 @@ class OpenVINOEngine:
 
     def _serve(self, inbox: queue.SimpleQueue[Request | None]) -> None:
         """The model's thread: takes requests, steps the batch, hands out what it made."""
-        assert self._pipeline is not None and self._tokenizer is not None
+        assert self._pipeline is not None
+        assert self._tokenizer is not None
         pipeline, tokenizer = self._pipeline, self._tokenizer
         numbers = itertools.count()
         active: dict[int, tuple[Request, Any, TextStream]] = {}
         while True:
-            for request in _arrivals(inbox, wait=not active):
+            # A cancelled request leaves the scheduler in the step after: idle only without any.
+            idle = not active and not pipeline.has_non_finished_requests()
+            for request in _arrivals(inbox, wait=idle):
                 if request is None:
+                    _abandon(pipeline, [handle for _, handle, _ in active.values()])
                     return
                 if request.cancelled.is_set():
                     continue
@@ -139,6 +141,14 @@ class OpenVINOEngine:
                     del active[number]
 
 
+def _abandon(pipeline: openvino_genai.ContinuousBatchingPipeline, handles: list[Any]) -> None:
+    """Takes open requests out of the scheduler, which complains of what is left in it."""
+    for handle in handles:
+        handle.cancel()
+    while pipeline.has_non_finished_requests():
+        pipeline.step()
+
+
 def _arrivals(inbox: queue.SimpleQueue[Request | None], wait: bool) -> Iterator[Request | None]:
     """What has come in; with `wait`, not before something has."""
     if wait:
@@ -153,7 +163,7 @@ def _arrivals(inbox: queue.SimpleQueue[Request | None], wait: bool) -> Iterator[
 def _hand_out(request: Request, handle: Any, text: TextStream, tokenizer: ChatTokenizer) -> bool:
     """Passes on a request's new tokens; true when it is over."""
     genai = _library()
-    ended = handle.get_status() != genai.GenerationStatus.RUNNING
+    ended = bool(handle.get_status() != genai.GenerationStatus.RUNNING)
     while handle.can_read():
         for output in handle.read().values():
             ids = list(output.generated_ids)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,9 +97,7 @@ class TransformersEngine:
         manager.start()
         return manager
 
-    async def generate(
-        self, token_ids: Sequence[int], sampling: Sampling
-    ) -> AsyncIterator[Delta]:
+    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta]:
         manager, tokenizer = self._manager, self._tokenizer
         if manager is None or tokenizer is None:
             raise EngineError("the engine is not loaded")
@@ -145,7 +143,8 @@ class TransformersEngine:
     async def close(self) -> None:
         manager, self._manager = self._manager, None
         if manager is not None:
-            await asyncio.to_thread(manager.stop, True, 30.0)
+            # A hard stop: open requests fail at once, as with every engine, and are not waited for.
+            await asyncio.to_thread(manager.stop, timeout=30.0, hard_stop=True)
 
 
 def _device(torch: Any, wanted: str) -> str:

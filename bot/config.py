@@ -1,0 +1,64 @@
+"""Settings of the bot, and the whole that its composition root reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from data.config import PathsSettings, StoreSettings, read_settings
+from persona.config import ModelSettings, PersonaSettings
+
+
+class BotSettings(BaseModel):
+    """[bot]"""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lang: Literal["zh", "en"] = "zh"
+    """Language of what the bot itself says, until a chat chooses with /lang."""
+    max_message: int = Field(default=2000, ge=1)
+    """Characters that a message may have."""
+    history: int = Field(default=30, ge=0)
+    """Earlier exchanges considered for the prompt; [model] context decides how many fit."""
+    drain: float = Field(default=10.0, ge=0)
+    """Seconds that running replies get to end when the bot stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that the bot reads of config.toml."""
+
+    paths: PathsSettings
+    store: StoreSettings
+    model: ModelSettings
+    persona: PersonaSettings
+    bot: BotSettings
+
+    @property
+    def database_url(self) -> str:
+        return self.store.url or f"sqlite+aiosqlite:///{self.paths.var / 'daiyu.db'}"
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "paths": PathsSettings,
+    "store": StoreSettings,
+    "model": ModelSettings,
+    "persona": PersonaSettings,
+    "bot": BotSettings,
+}
+
+
+def read(path: Path, env: Mapping[str, str]) -> Settings:
+    """Reads config.toml and the environment. Raises data.config.SettingsError."""
+    sections = read_settings(path, _SECTIONS, env)
+    return Settings(
+        paths=cast(PathsSettings, sections["paths"]),
+        store=cast(StoreSettings, sections["store"]),
+        model=cast(ModelSettings, sections["model"]),
+        persona=cast(PersonaSettings, sections["persona"]),
+        bot=cast(BotSettings, sections["bot"]),
+    )

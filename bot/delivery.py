@@ -1,0 +1,97 @@
+"""Delivery: when to edit and where to split, for any platform."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+
+from bot.platforms.base import Incoming, Limits, Platform
+
+# Where a long text is cut, the best place first.
+_CUTS = (re.compile(r"\n\n+"), re.compile(r"\n"), re.compile(r"[。！？!?…]+[”』」）)]*|\.\s"),
+         re.compile(r"\s"))  # fmt: skip
+
+
+def split(text: str, limit: int, measure: Callable[[str], int] = len) -> list[str]:
+    """Cuts a text into pieces that a platform takes, at paragraphs, lines, sentences or spaces.
+
+    `measure` gives a text's length in the platform's units. Nothing but white space at the cuts
+    is lost, and no character is halved.
+    """
+    pieces = []
+    text = text.strip()
+    while measure(text) > limit:
+        room = _fitting(text, limit, measure)
+        cut = _cut(text[:room])
+        piece = text[:cut].rstrip()
+        if piece:
+            pieces.append(piece)
+        text = text[cut:].lstrip()
+    return [*pieces, text] if text else pieces
+
+
+def _fitting(text: str, limit: int, measure: Callable[[str], int]) -> int:
+    """How many characters of the text fit, at least one."""
+    low, high = 1, min(len(text), limit)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if measure(text[:middle]) <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _cut(text: str) -> int:
+    """The end of the last good stop in the text's second half, else its end."""
+    for pattern in _CUTS:
+        ends = [m.end() for m in pattern.finditer(text) if m.end() > len(text) // 2]
+        if ends:
+            return ends[-1]
+    return len(text)
+
+
+async def deliver(platform: Platform, to: Incoming, texts: AsyncIterator[str]) -> list[str]:
+    """Shows a reply as it grows; the ids of the messages that hold it in the end.
+
+    `texts` yields the whole text so far. The last text always arrives; where the platform cannot
+    edit, it is all that is sent.
+    """
+    limits = platform.limits
+    shown: list[tuple[str, str]] = []
+    last_edit = 0.0
+    text = ""
+    typing = asyncio.create_task(_keep_typing(platform, to, limits))
+    try:
+        async for text in texts:
+            if limits.edit_interval is None:
+                continue
+            if time.monotonic() - last_edit >= limits.edit_interval:
+                await _show(platform, to, text, shown)
+                last_edit = time.monotonic()
+    finally:
+        typing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await typing
+    if text:
+        await _show(platform, to, text, shown)
+    return [message_id for message_id, _ in shown]
+
+
+async def _show(platform: Platform, to: Incoming, text: str, shown: list[tuple[str, str]]) -> None:
+    """Makes the sent messages hold the text: edits what differs, sends what is new."""
+    for number, piece in enumerate(split(text, platform.limits.length, platform.limits.measure)):
+        if number == len(shown):
+            shown.append((await platform.send(to, piece), piece))
+        elif shown[number][1] != piece:
+            await platform.edit(to, shown[number][0], piece)
+            shown[number] = (shown[number][0], piece)
+
+
+async def _keep_typing(platform: Platform, to: Incoming, limits: Limits) -> None:
+    while limits.typing_interval is not None:
+        await platform.typing(to)
+        await asyncio.sleep(limits.typing_interval)

@@ -1,0 +1,37 @@
+"""Votes and corrections: what a person thinks of a reply."""
+
+from __future__ import annotations
+
+from bot.platforms.base import Incoming
+from bot.texts import say
+from data.store import Store, Turn
+from persona import guard
+
+MAX_CORRECTION = 300
+
+
+async def rate(store: Store, incoming: Incoming, turn: Turn | None, verdict: str, lang: str) -> str:
+    """Stores `good`, `bad` or a better wording for a turn; what to tell the person."""
+    if turn is None or turn.state != "done":
+        return say(lang, "nothing_to_rate")
+    verdict = verdict.strip()
+    if not verdict:
+        return say(lang, "feedback_usage")
+    vote, correction, key = _read(verdict)
+    if correction is not None and (len(correction) > MAX_CORRECTION or guard.after(correction)):
+        return say(lang, "correction_refused", limit=MAX_CORRECTION)
+    earlier = await store.rating(turn.id, incoming.platform, incoming.user_id)
+    await store.rate(turn.id, incoming.platform, incoming.user_id, vote, correction)
+    told = say(lang, key)
+    if earlier and (earlier.vote, earlier.correction) != (vote, correction):
+        told += say(lang, "rating_replaced")
+    return told
+
+
+def _read(verdict: str) -> tuple[int, str | None, str]:
+    word = verdict.casefold()
+    if word in ("good", "好", "👍", "+1"):
+        return 1, None, "rated_good"
+    if word in ("bad", "不好", "👎", "-1"):
+        return -1, None, "rated_bad"
+    return -1, verdict, "rated_correction"

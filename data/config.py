@@ -1,0 +1,110 @@
+"""Settings of what is remembered, and the reader that every composition root uses."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+ENV_PREFIX = "DAIYU_"
+
+
+class SettingsError(Exception):
+    """One line for the owner: file or variable, key, value, and what is accepted."""
+
+
+class PathsSettings(BaseModel):
+    """[paths]"""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    var: Path = Path("var")
+    """Database, downloaded models, adapters and logs; everything that this program writes."""
+
+
+class StoreSettings(BaseModel):
+    """[store]"""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str = ""
+    """SQLAlchemy URL of the database; empty is SQLite in `daiyu.db` under [paths] var."""
+    busy_timeout: float = Field(default=10.0, gt=0)
+    """Seconds to wait for another process's write."""
+
+
+def environment(dotenv: Path = Path(".env")) -> dict[str, str]:
+    """The process's environment, over what a .env file adds."""
+    return {k: v for k, v in dotenv_values(dotenv).items() if v is not None} | dict(os.environ)
+
+
+def read_settings(
+    path: Path,
+    sections: Mapping[str, type[BaseModel]],
+    env: Mapping[str, str],
+    foreign: frozenset[str] = frozenset(),
+) -> dict[str, BaseModel]:
+    """Reads and validates the sections of config.toml, overridden by DAIYU_<SECTION>__<KEY>.
+
+    `foreign` are sections that another composition root reads. A missing file means defaults only
+    if it is missing by default; a named one must exist. Raises SettingsError.
+    """
+    try:
+        raw: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path}: there is no such file") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path}: {error}") from error
+    for name in raw:
+        if name not in sections and name not in foreign:
+            known = ", ".join(sorted({*sections, *foreign}))
+            raise SettingsError(f"{path}: [{name}] is not a section; known are {known}")
+    origins: dict[tuple[str, str], str] = {}
+    for variable, value in env.items():
+        if not variable.startswith(ENV_PREFIX):
+            continue
+        section, _, key = variable.removeprefix(ENV_PREFIX).lower().partition("__")
+        if section in foreign:
+            continue
+        if section not in sections or not key:
+            raise SettingsError(
+                f"{variable}: not a setting; the form is {ENV_PREFIX}<SECTION>__<KEY>, "
+                f"with a section of {', '.join(sorted(sections))}"
+            )
+        raw.setdefault(section, {})[key] = _parsed(value)
+        origins[section, key] = variable
+    read: dict[str, BaseModel] = {}
+    for name, model in sections.items():
+        try:
+            read[name] = model.model_validate(raw.get(name, {}))
+        except ValidationError as error:
+            raise SettingsError(_explain(path, name, model, origins, error)) from error
+    return read
+
+
+def _parsed(value: str) -> Any:
+    """A variable's value as TOML would read it, else the bare string."""
+    try:
+        return tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return value
+
+
+def _explain(
+    path: Path,
+    section: str,
+    model: type[BaseModel],
+    origins: Mapping[tuple[str, str], str],
+    error: ValidationError,
+) -> str:
+    first = error.errors()[0]
+    key = str(first["loc"][0]) if first["loc"] else ""
+    where = origins.get((section, key), f"{path}: [{section}] {'.'.join(map(str, first['loc']))}")
+    if first["type"] == "extra_forbidden":
+        return f"{where}: not a setting; known are {', '.join(sorted(model.model_fields))}"
+    return f"{where} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"

@@ -1,0 +1,455 @@
+"""The store: conversations, turns and ratings in a database that outlives every process.
+
+SQLite by default, in WAL with `synchronous=FULL`: what was acknowledged survives a power loss. A
+write transaction begins as IMMEDIATE, since one that starts as a read and then writes meets BUSY
+in spite of the timeout.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.util.exc import CommandError
+from filelock import FileLock, Timeout
+from sqlalchemy import Connection, Row, event, func, insert, select, text, update
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from data.schema import conversations, messages, ratings, turns
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class StoreError(Exception):
+    """The database cannot be opened; one line for the owner, with what to do next."""
+
+
+class StoreUnavailable(Exception):
+    """A read or a write failed for now: no disk space, a lock held too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    id: int
+    lang: str | None
+    reset_turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message and one answer to it. `first_turn` leads the answers to the same message."""
+
+    id: int
+    first_turn: int
+    user_id: str
+    user_name: str
+    text: str
+    reply: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """One person's judgement of one turn."""
+
+    vote: int
+    correction: str | None
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Store:
+    """Everything that is remembered. Open it with `Store.open`, close it with `close`."""
+
+    def __init__(self, engine: AsyncEngine, lock: FileLock | None) -> None:
+        self._engine = engine
+        self._reading = engine.execution_options(sqlite_begin="BEGIN")
+        self._lock = lock
+
+    @classmethod
+    async def open(cls, url: str, *, busy_timeout: float = 10.0, exclusive: bool = True) -> Store:
+        """Opens the database at a SQLAlchemy URL and brings its schema up to date.
+
+        With `exclusive`, a bot keeps other bots away; readers such as the trainer leave it out.
+        Raises StoreError.
+        """
+        try:
+            parsed = make_url(url)
+        except ArgumentError as error:
+            raise StoreError(f"[store] url: {error}") from error
+        path = None
+        if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
+            path = Path(parsed.database)
+        lock = _prepare(path, exclusive) if path else None
+        try:
+            engine = create_async_engine(parsed, connect_args=_connect_args(parsed, busy_timeout))
+        except (ImportError, SQLAlchemyError) as error:
+            raise StoreError(f"[store] url: {error}") from error
+        if parsed.get_backend_name() == "sqlite":
+            _configure_sqlite(engine)
+        store = cls(engine, lock)
+        try:
+            async with engine.begin() as connection:
+                if path:
+                    await _check(connection)
+                await connection.run_sync(_migrate)
+        except BaseException as error:
+            await store.close()
+            if path and _is_damage(error):
+                aside = _put_aside(path)
+                raise StoreError(
+                    f"the database {path} is damaged ({_reason(error)}); it was kept as {aside}. "
+                    "Restore a backup, or repair it with sqlite3's .recover, then start again"
+                ) from error
+            if isinstance(error, SQLAlchemyError):
+                raise StoreError(f"the database {path or url}: {_reason(error)}") from error
+            if isinstance(error, CommandError):
+                raise StoreError(
+                    f"the database {path or url} is of another version: {error}"
+                ) from error
+            raise
+        return store
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+        if self._lock:
+            self._lock.release()
+
+    @asynccontextmanager
+    async def _write(self) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with self._engine.begin() as connection:
+                yield connection
+        except DBAPIError as error:
+            raise StoreUnavailable(_reason(error)) from error
+
+    @asynccontextmanager
+    async def _read(self) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with self._reading.connect() as connection:
+                yield connection
+        except DBAPIError as error:
+            raise StoreUnavailable(_reason(error)) from error
+
+    async def conversation(self, platform: str, chat_id: str, thread_id: str = "") -> Conversation:
+        """The conversation of a chat or thread, made at its first message."""
+        key = dict(platform=platform, chat_id=chat_id, thread_id=thread_id)
+        query = select(conversations).filter_by(**key)
+        async with self._read() as connection:
+            row = (await connection.execute(query)).first()
+        if row is None:
+            async with self._write() as connection:
+                row = (await connection.execute(query)).first()  # another task may have made it
+                if row is None:
+                    made = insert(conversations).values(**key, created_at=_now())
+                    await connection.execute(made)
+                    row = (await connection.execute(query)).one()
+        return Conversation(row.id, row.lang, row.reset_turn)
+
+    async def set_lang(self, conversation_id: int, lang: str) -> None:
+        async with self._write() as connection:
+            await connection.execute(
+                update(conversations).where(conversations.c.id == conversation_id).values(lang=lang)
+            )
+
+    async def begin_turn(
+        self,
+        conversation_id: int,
+        user_id: str,
+        user_name: str,
+        message: str,
+        message_id: str | None = None,
+        retry_of: Turn | None = None,
+    ) -> int:
+        """Writes a message down before it is answered; the turn is `pending` until it is closed.
+
+        `retry_of` is an earlier turn whose message is answered again.
+        """  # fmt: skip
+        async with self._write() as connection:
+            made = await connection.execute(
+                insert(turns).values(
+                    conversation_id=conversation_id,
+                    first_turn=retry_of.first_turn if retry_of else None,
+                    chosen=retry_of is None,
+                    user_id=user_id,
+                    user_name=user_name,
+                    text=message,
+                    state="pending",
+                    created_at=_now(),
+                )
+            )
+            turn_id = int(made.inserted_primary_key[0])  # type: ignore[index]
+            if message_id is not None:
+                await self._link(connection, turn_id, "user", [message_id])
+        return turn_id
+
+    async def close_turn(
+        self,
+        turn_id: int,
+        state: str,
+        reply: str = "",
+        error: str | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Ends a pending turn. A done retry takes the place of the answers before it.
+
+        `facts` are further columns of `turns`: adapter, sampling, token counts, times.
+        """  # fmt: skip
+        async with self._write() as connection:
+            closed = await connection.execute(
+                update(turns)
+                .where(turns.c.id == turn_id, turns.c.state == "pending")
+                .values(state=state, reply=reply, error=error, closed_at=_now(), **(facts or {}))
+            )
+            if not closed.rowcount or state != "done":
+                return
+            first = await connection.scalar(select(turns.c.first_turn).where(turns.c.id == turn_id))
+            if first is not None:
+                siblings = (turns.c.id == first) | (turns.c.first_turn == first)
+                await connection.execute(
+                    update(turns).where(siblings).values(chosen=turns.c.id == turn_id)
+                )
+
+    async def link_reply(self, turn_id: int, message_ids: Iterable[str]) -> None:
+        """Notes under which ids a platform shows the reply."""
+        async with self._write() as connection:
+            await self._link(connection, turn_id, "reply", message_ids)
+
+    async def _link(
+        self, connection: AsyncConnection, turn_id: int, role: str, message_ids: Iterable[str]
+    ) -> None:
+        place = (
+            select(conversations.c.platform, conversations.c.chat_id)
+            .join(turns, turns.c.conversation_id == conversations.c.id)
+            .where(turns.c.id == turn_id)
+        )
+        row = (await connection.execute(place)).one()
+        values = [
+            dict(turn_id=turn_id, role=role, platform=row.platform, chat_id=row.chat_id,
+                 message_id=message_id)
+            for message_id in message_ids
+        ]  # fmt: skip
+        if values:
+            await connection.execute(insert(messages), values)
+
+    async def history(self, conversation: Conversation, limit: int, before: int) -> list[Turn]:
+        """The last finished turns before turn `before`, oldest first."""
+        query = (
+            select(turns)
+            .where(
+                turns.c.conversation_id == conversation.id,
+                turns.c.id > conversation.reset_turn,
+                turns.c.id < before,
+                turns.c.state == "done",
+                turns.c.chosen,
+                ~turns.c.undone,
+            )
+            .order_by(turns.c.id.desc())
+            .limit(limit)
+        )
+        async with self._read() as connection:
+            rows = (await connection.execute(query)).all()
+        return [_turn(row) for row in reversed(rows)]
+
+    async def last_turn(self, conversation: Conversation) -> Turn | None:
+        """The newest turn that stands: chosen, not undone, after the last reset."""
+        query = (
+            select(turns)
+            .where(
+                turns.c.conversation_id == conversation.id,
+                turns.c.id > conversation.reset_turn,
+                turns.c.chosen,
+                ~turns.c.undone,
+            )
+            .order_by(turns.c.id.desc())
+            .limit(1)
+        )
+        async with self._read() as connection:
+            row = (await connection.execute(query)).first()
+        return _turn(row) if row else None
+
+    async def turn_of_message(self, platform: str, chat_id: str, message_id: str) -> Turn | None:
+        """The turn that a message on a platform belongs to; the newest, if it was retried."""
+        query = (
+            select(turns)
+            .join(messages, messages.c.turn_id == turns.c.id)
+            .where(
+                messages.c.platform == platform,
+                messages.c.chat_id == chat_id,
+                messages.c.message_id == message_id,
+            )
+            .order_by(turns.c.id.desc())
+            .limit(1)
+        )
+        async with self._read() as connection:
+            row = (await connection.execute(query)).first()
+        return _turn(row) if row else None
+
+    async def reset(self, conversation_id: int) -> None:
+        """Begins the conversation anew: earlier turns stay logged, out of the context."""
+        last = (
+            select(func.coalesce(func.max(turns.c.id), 0))
+            .where(turns.c.conversation_id == conversation_id)
+            .scalar_subquery()
+        )
+        async with self._write() as connection:
+            await connection.execute(
+                update(conversations)
+                .where(conversations.c.id == conversation_id)
+                .values(reset_turn=last)
+            )
+
+    async def undo(self, turn: Turn) -> None:
+        """Takes an exchange, with all its answers, out of the history."""
+        siblings = (turns.c.id == turn.first_turn) | (turns.c.first_turn == turn.first_turn)
+        async with self._write() as connection:
+            await connection.execute(update(turns).where(siblings).values(undone=True))
+
+    async def rate(
+        self, turn_id: int, platform: str, user_id: str, vote: int, correction: str | None = None
+    ) -> None:
+        """A person's one judgement of a turn; a second one replaces the first."""
+        key = dict(turn_id=turn_id, platform=platform, user_id=user_id)
+        async with self._write() as connection:
+            changed = await connection.execute(
+                update(ratings)
+                .filter_by(**key)
+                .values(vote=vote, correction=correction, updated_at=_now())
+            )
+            if not changed.rowcount:
+                now = _now()
+                made = dict(vote=vote, correction=correction, created_at=now, updated_at=now)
+                await connection.execute(insert(ratings).values(**key, **made))
+
+    async def rating(self, turn_id: int, platform: str, user_id: str) -> Rating | None:
+        query = select(ratings).filter_by(turn_id=turn_id, platform=platform, user_id=user_id)
+        async with self._read() as connection:
+            row = (await connection.execute(query)).first()
+        return Rating(row.vote, row.correction) if row else None
+
+    async def recover(self) -> int:
+        """Closes what a killed process left pending; how many there were. Run once, at start."""
+        async with self._write() as connection:
+            result = await connection.execute(
+                update(turns)
+                .where(turns.c.state == "pending")
+                .values(state="failed", error="the bot ended before the reply", closed_at=_now())
+            )
+        return int(result.rowcount)
+
+    async def counts(self) -> dict[str, int]:
+        """How much there is: conversations, done turns, ratings."""
+        async with self._read() as connection:
+            return {
+                "conversations": int(
+                    await connection.scalar(select(func.count()).select_from(conversations)) or 0
+                ),
+                "turns": int(
+                    await connection.scalar(
+                        select(func.count()).select_from(turns).where(turns.c.state == "done")
+                    )
+                    or 0
+                ),
+                "ratings": int(
+                    await connection.scalar(select(func.count()).select_from(ratings)) or 0
+                ),
+            }
+
+
+def _turn(row: Row[Any]) -> Turn:
+    first = row.first_turn if row.first_turn is not None else row.id
+    return Turn(row.id, first, row.user_id, row.user_name, row.text, row.reply, row.state)
+
+
+def _prepare(path: Path, exclusive: bool) -> FileLock | None:
+    """Makes the database's folder and, for a bot, keeps other bots out."""
+    if not path.exists() and (kept := sorted(path.parent.glob(f"{path.name}.damaged-*"))):
+        # Beginning anew by itself would silently forget consents and erasures.
+        raise StoreError(
+            f"{path} was damaged and kept as {kept[-1]}; restore a backup to {path}, "
+            "or move the damaged file elsewhere to begin with an empty database"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not exclusive:
+            return None
+        lock = FileLock(f"{path}.lock", timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise StoreError(
+            f"another bot is running on {path}; stop it, or set [paths] var to another folder"
+        ) from error
+    except OSError as error:
+        raise StoreError(
+            f"{path.parent} cannot be written ({error.strerror}); "
+            "set [paths] var to a folder that can"
+        ) from error
+    return lock
+
+
+def _connect_args(url: Any, busy_timeout: float) -> dict[str, Any]:
+    return {"timeout": busy_timeout} if url.get_backend_name() == "sqlite" else {}
+
+
+def _configure_sqlite(engine: AsyncEngine) -> None:
+    @event.listens_for(engine.sync_engine, "connect")
+    def connected(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # transactions are begun below, not by the driver
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begun(connection: Connection) -> None:
+        options = connection.get_execution_options()
+        connection.exec_driver_sql(options.get("sqlite_begin", "BEGIN IMMEDIATE"))
+
+
+async def _check(connection: AsyncConnection) -> None:
+    """Raises sqlite3.DatabaseError where the file's pages contradict each other."""
+    found = await connection.scalar(text("PRAGMA quick_check(1)"))
+    if found != "ok":
+        raise sqlite3.DatabaseError(str(found))
+
+
+def _migrate(connection: Connection) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _is_damage(error: BaseException) -> bool:
+    original = error.orig if isinstance(error, DBAPIError) else error
+    if not isinstance(original, sqlite3.DatabaseError):
+        return False
+    if isinstance(original, sqlite3.OperationalError):
+        return "disk image is malformed" in str(original)
+    return not isinstance(error, OperationalError)
+
+
+def _put_aside(path: Path) -> Path:
+    aside = path.with_name(f"{path.name}.damaged-{_now():%Y%m%dT%H%M%SZ}")
+    for suffix in ("-wal", "-shm"):
+        companion = Path(f"{path}{suffix}")
+        if companion.exists():
+            companion.rename(f"{aside}{suffix}")
+    path.rename(aside)
+    return aside
+
+
+def _reason(error: BaseException) -> str:
+    original = error.orig if isinstance(error, DBAPIError) and error.orig else error
+    return str(original).splitlines()[0]

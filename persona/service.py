@@ -1,0 +1,323 @@
+"""The inference service: from a message and its context to a guarded, streamed reply.
+
+It admits turns, one at a time per conversation and so many in all, chooses exemplars, builds the
+prompt, runs the engine, and lets nothing out that the guard refuses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from persona import guard
+from persona.engines.base import Delta, Engine, EngineStats, Finish, Sampling
+from persona.exemplars import ExemplarIndex
+from persona.guard import Alarm, AuthoredReplies
+from persona.prompt import Exchange, Prompt, PromptBuilder
+
+_ENDINGS = "。！？!?…～~”」』）)."
+_CLAUSE_ENDINGS = _ENDINGS + "，,；;：:、\n"
+_ATTEMPTS = 2
+
+
+class Busy(Exception):
+    """The queue is full; nothing was begun."""
+
+    def __init__(self, waiting: int, seconds: float) -> None:
+        super().__init__(f"{waiting} turns are waiting, about {seconds:.0f} s")
+        self.waiting = waiting
+        self.seconds = seconds
+
+
+class Late(Exception):
+    """The turn did not end before its deadline."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What is known of a reply; complete once its iterator has ended.
+
+    Times are in seconds. `guarded` names the alarm for which an authored reply was spoken.
+    """
+
+    text: str = ""
+    prompt_tokens: int = 0
+    reply_tokens: int = 0
+    first_token: float | None = None
+    engine_seconds: float = 0.0
+    exemplars: tuple[str, ...] = ()
+    dropped: int = 0
+    attempts: int = 0
+    guarded: Alarm | None = None
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStats:
+    """Of the last hundred turns: median and 95th percentile of the time to the first token."""
+
+    waiting: int
+    running: int
+    turns: int
+    first_token_p50: float
+    first_token_p95: float
+    tokens_per_second: float
+    engine: EngineStats
+
+
+@dataclass(slots=True)
+class _Recent:
+    first: deque[float] = field(default_factory=lambda: deque(maxlen=100))
+    rate: deque[float] = field(default_factory=lambda: deque(maxlen=100))
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=100))
+    turns: int = 0
+
+
+class InferenceService:
+    """Answers messages in the persona's voice. Make it, use it inside one event loop, close it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        builder: PromptBuilder,
+        exemplars: ExemplarIndex,
+        authored: AuthoredReplies,
+        sampling: Sampling,
+        *,
+        exemplar_count: int = 3,
+        max_chats: int = 32,
+        queue: int = 64,
+        deadline: float = 120.0,
+        version: str = "",
+    ) -> None:
+        self.version = version
+        self.sampling = sampling
+        self._engine = engine
+        self._builder = builder
+        self._exemplars = exemplars
+        self._authored = authored
+        self._exemplar_count = exemplar_count
+        self._slots = asyncio.Semaphore(max_chats)
+        self._queue = queue
+        self._deadline = deadline
+        self._admitted = 0
+        self._running = 0
+        self._lines: dict[Hashable, deque[asyncio.Future[None]]] = {}
+        self._recent = _Recent()
+
+    @asynccontextmanager
+    async def admit(self, conversation: Hashable) -> AsyncIterator[None]:
+        """Waits until this conversation's earlier turns are over; the turn runs inside.
+
+        Raises Busy at once when the queue is full, and Late from whatever is awaited inside when
+        the deadline passes.
+        """
+        if self._admitted >= self._queue:
+            raise Busy(self._admitted, self._estimate())
+        self._admitted += 1
+        try:
+            async with asyncio.timeout(self._deadline):
+                await self._wait_in_line(conversation)
+                try:
+                    yield
+                finally:
+                    self._leave_line(conversation)
+        except TimeoutError as error:
+            raise Late(f"the turn took over {self._deadline:.0f} s") from error
+        finally:
+            self._admitted -= 1
+
+    async def _wait_in_line(self, conversation: Hashable) -> None:
+        line = self._lines.setdefault(conversation, deque())
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        line.append(turn)
+        if line[0] is turn:
+            return
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._leave_line(conversation)  # its turn had just come
+            else:
+                line.remove(turn)
+            raise
+
+    def _leave_line(self, conversation: Hashable) -> None:
+        line = self._lines[conversation]
+        line.popleft()
+        if line:
+            line[0].set_result(None)
+        else:
+            del self._lines[conversation]
+
+    def reply(
+        self,
+        text: str,
+        history: Sequence[Exchange] = (),
+        *,
+        speaker: str | None = None,
+        turn: int = 0,
+    ) -> Reply:
+        """The reply to a message: iterate it for the text so far; then see `outcome`.
+
+        `turn` numbers the turn, which picks among authored replies. Iterating raises PromptTooLong
+        or EngineError.
+        """
+        return Reply(self, text, history, speaker, turn)
+
+    def stats(self) -> ServiceStats:
+        first = sorted(self._recent.first) or [0.0]
+        return ServiceStats(
+            waiting=self._admitted - self._running,
+            running=self._running,
+            turns=self._recent.turns,
+            first_token_p50=statistics.median(first),
+            first_token_p95=first[int(0.95 * (len(first) - 1))],
+            tokens_per_second=statistics.median(self._recent.rate or [0.0]),
+            engine=self._engine.stats(),
+        )
+
+    async def close(self) -> None:
+        await self._engine.close()
+
+    def _estimate(self) -> float:
+        """Seconds until a place is free, from what turns took lately."""
+        return statistics.median(self._recent.seconds or [5.0])
+
+    def _prompt(self, text: str, history: Sequence[Exchange], speaker: str | None) -> Prompt:
+        chosen = self._exemplars.nearest(text, self._exemplar_count)
+        return self._builder.build(text, history, chosen, speaker)
+
+    async def _generate(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:
+        async with self._slots:
+            self._running += 1
+            stream = self._engine.generate(prompt.ids, sampling)
+            try:
+                async for delta in stream:
+                    yield delta
+            finally:
+                self._running -= 1
+                # Closing it now, not when it is collected, is what frees the engine's slot.
+                await stream.aclose()
+
+    def _note(self, outcome: Outcome, seconds: float) -> None:
+        recent = self._recent
+        recent.turns += 1
+        recent.seconds.append(seconds)
+        if outcome.first_token is not None:
+            recent.first.append(outcome.first_token)
+            decoding = outcome.engine_seconds - outcome.first_token
+            if outcome.reply_tokens > 1 and decoding > 0:
+                recent.rate.append((outcome.reply_tokens - 1) / decoding)
+
+
+class Reply:
+    """One reply on its way. Iterating yields the whole text so far, each time it has grown.
+
+    A later text need not begin with an earlier one: what the guard refuses is replaced.
+    """
+
+    def __init__(
+        self,
+        service: InferenceService,
+        text: str,
+        history: Sequence[Exchange],
+        speaker: str | None,
+        turn: int,
+    ) -> None:
+        self.outcome = Outcome()
+        self._service = service
+        self._text = text
+        self._history = history
+        self._speaker = speaker
+        self._turn = turn
+
+    async def __aiter__(self) -> AsyncGenerator[str]:
+        started = time.monotonic()
+        outcome = self.outcome
+        alarm = guard.before(self._text)
+        if alarm is None:
+            prompt = self._service._prompt(self._text, self._history, self._speaker)
+            outcome.prompt_tokens = len(prompt.ids)
+            outcome.exemplars, outcome.dropped = prompt.exemplars, prompt.dropped
+            for attempt in range(_ATTEMPTS):
+                alarm = None
+                outcome.attempts = attempt + 1
+                async for text, alarm in self._attempt(prompt, attempt):
+                    if alarm:
+                        break
+                    if text != outcome.text:
+                        outcome.text = text
+                        yield text
+                if alarm is None:
+                    break
+        if alarm is not None:
+            outcome.guarded = alarm
+            outcome.text = self._service._authored.reply(alarm, self._text, self._turn)
+            yield outcome.text
+        self._service._note(outcome, time.monotonic() - started)
+
+    async def _attempt(
+        self, prompt: Prompt, attempt: int
+    ) -> AsyncGenerator[tuple[str, Alarm | None]]:
+        """Texts so far that the guard let pass; an alarm ends it.
+
+        Only whole clauses are shown, so that a clause which breaks the role is never seen.
+        """
+        outcome = self.outcome
+        raw, checked = "", 0
+        begun = time.monotonic()
+        before = outcome.engine_seconds
+        sampling = self._service.sampling.again(attempt)
+        stream = self._service._generate(prompt, sampling)
+        outcome.reply_tokens = 0
+        try:
+            async for delta in stream:
+                raw += delta.text
+                outcome.reply_tokens += delta.tokens
+                outcome.engine_seconds = before + time.monotonic() - begun
+                if outcome.first_token is None and delta.tokens:
+                    outcome.first_token = outcome.engine_seconds
+                if delta.finish:
+                    outcome.finish = delta.finish
+                    break
+                clause = _last_clause(raw)
+                if clause > checked:
+                    checked = clause
+                    alarm = self._alarm(raw)
+                    yield raw[:clause].strip(), alarm
+                    if alarm:
+                        return
+        finally:
+            await stream.aclose()
+        text = whole_sentences(raw) if outcome.finish is Finish.LENGTH else raw.strip()
+        yield text, self._alarm(raw) if text else Alarm.ASSISTANT
+
+    def _alarm(self, reply: str) -> Alarm | None:
+        alarm = guard.after(reply, self._text)
+        last = self._history[-1].reply if self._history else ""
+        if alarm is None and len(reply) > 8 and reply.strip() == last.strip():
+            return Alarm.REPEATS
+        return alarm
+
+
+def whole_sentences(text: str) -> str:
+    """The text up to its last sentence's end, for a reply that met the token limit.
+
+    Where not even one sentence ended, it is closed with an ellipsis.
+    """
+    text = text.strip()
+    end = max((text.rfind(mark) for mark in _ENDINGS), default=-1)
+    if end >= 0:
+        return text[: end + 1]
+    return text.rstrip("，,；;：:、") + "……" if text else ""
+
+
+def _last_clause(text: str) -> int:
+    """Where the last finished clause ends."""
+    return max(text.rfind(mark) for mark in _CLAUSE_ENDINGS) + 1
