@@ -10,7 +10,7 @@ from pathlib import Path
 from bot import app, config
 from bot.check import check
 from data.config import SettingsError, environment
-from data.store import StoreError
+from data.database import StoreError
 from data.triples import TriplesError
 from persona.card import CardError
 from persona.checkpoint import CheckpointError

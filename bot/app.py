@@ -24,6 +24,7 @@ from bot.progress import StartProgress
 from data.store import Store, StoreUnavailable
 from data.triples import read_folder
 from persona.card import Card, load_card
+from persona.child import Report
 from persona.config import PROFILES
 from persona.engines.base import Engine
 from persona.engines.echo import EchoEngine, byte_tokenizer
@@ -32,7 +33,7 @@ from persona.guard import AuthoredReplies
 from persona.prompt import Budget, Exchange, PromptBuilder
 from persona.service import InferenceService
 from persona.tokenizer import ChatTokenizer
-from persona.weights import Report, Weights
+from persona.weights import Weights
 
 log = logging.getLogger(__name__)
 

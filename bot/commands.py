@@ -44,7 +44,7 @@ class Commands:
         if not text.startswith("/") or text.startswith("//"):
             return None
         # Telegram writes /help@name in groups.
-        name, _, argument = text[1:].partition(" ")
+        name, argument = [*text[1:].split(None, 1), "", ""][:2]
         name = name.partition("@")[0].casefold()
         if name == "retry":
             return self._conversations.retry(incoming)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.engine import URL
 
 from data.config import PathsSettings, StoreSettings, read_settings
 from persona.config import ModelSettings, PersonaSettings
@@ -40,7 +41,11 @@ class Settings:
 
     @property
     def database_url(self) -> str:
-        return self.store.url or f"sqlite+aiosqlite:///{self.paths.var / 'daiyu.db'}"
+        if self.store.url:
+            return self.store.url
+        # Written as a URL: a folder's name may hold %, ? or #.
+        path = str(self.paths.var / "daiyu.db")
+        return URL.create("sqlite+aiosqlite", database=path).render_as_string()
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {

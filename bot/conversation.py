@@ -13,9 +13,10 @@ from bot.config import BotSettings
 from bot.platforms.base import Incoming
 from bot.texts import say
 from data.store import Conversation, Store, StoreUnavailable, Turn
+from persona.admission import Busy, Late
 from persona.engines.base import EngineError
 from persona.prompt import Exchange, PromptTooLong
-from persona.service import Busy, InferenceService, Late, Outcome
+from persona.service import InferenceService, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -56,77 +57,70 @@ class Conversations:
 
     def reply(self, incoming: Incoming) -> Answer:
         """The answer to a message."""
-        return Answer(lambda answer: self._reply(incoming, answer, None))
+        return Answer(lambda answer: self._reply(incoming, answer, retry=False))
 
     def retry(self, incoming: Incoming) -> Answer:
         """Another answer to the last message; the old one is kept beside it."""
-        return Answer(lambda answer: self._retry(incoming, answer))
-
-    async def _retry(self, incoming: Incoming, answer: Answer) -> AsyncGenerator[str]:
-        lang = await self.lang(incoming)
-        try:
-            turn = await self._store.last_turn(await self._of(incoming))
-        except StoreUnavailable as error:
-            log.error("the store failed: %s", error)
-            yield say(lang, "store_failed")
-            return
-        if turn is None:
-            yield say(lang, "nothing_to_retry")
-            return
-        async with aclosing(self._reply(incoming, answer, turn)) as texts:
-            async for text in texts:
-                yield text
+        return Answer(lambda answer: self._reply(incoming, answer, retry=True))
 
     async def _reply(
-        self, incoming: Incoming, answer: Answer, retry_of: Turn | None
+        self, incoming: Incoming, answer: Answer, *, retry: bool
     ) -> AsyncGenerator[str]:
-        lang = await self.lang(incoming)
-        text = retry_of.text if retry_of else _clean(incoming.text)
-        refusal = self._refusal(text, lang)
-        if refusal:
-            yield refusal
+        if not retry and (refusal := self._refusal(_clean(incoming.text))):
+            yield say(await self.lang(incoming), refusal, limit=self._settings.max_message)
             return
+        place = (incoming.platform, incoming.chat_id, incoming.thread_id)
         try:
-            conversation = await self._of(incoming)
+            # Before anything else is awaited: a chat's messages keep the order they came in.
             async with (
-                self._service.admit(conversation.id),
-                aclosing(self._turn(incoming, conversation, text, answer, retry_of, lang)) as texts,
+                self._service.admit(place),
+                aclosing(self._admitted(incoming, answer, retry)) as texts,
             ):
                 async for shown in texts:
                     yield shown
         except Busy as busy:
-            yield say(lang, "busy", waiting=busy.waiting, seconds=max(1, round(busy.seconds)))
+            seconds = max(1, round(busy.seconds))
+            yield say(await self.lang(incoming), "busy", waiting=busy.waiting, seconds=seconds)
         except Late:
-            yield say(lang, "late")
+            yield say(await self.lang(incoming), "late")
         except StoreUnavailable as error:
             log.error("the store failed: %s", error)
-            yield say(lang, "store_failed")
+            yield say(await self.lang(incoming), "store_failed")
 
-    def _refusal(self, text: str, lang: str) -> str | None:
+    def _refusal(self, text: str) -> str | None:
         if not text:
-            return say(lang, "empty")
-        if len(text) > self._settings.max_message:
-            return say(lang, "too_long", limit=self._settings.max_message)
-        return None
+            return "empty"
+        return "too_long" if len(text) > self._settings.max_message else None
+
+    async def _admitted(
+        self, incoming: Incoming, answer: Answer, retry: bool
+    ) -> AsyncGenerator[str]:
+        conversation = await self._of(incoming)
+        lang = conversation.lang or self._settings.lang
+        retry_of = await self._store.last_turn(conversation) if retry else None
+        if retry and retry_of is None:
+            yield say(lang, "nothing_to_retry")
+            return
+        async with aclosing(self._turn(incoming, conversation, answer, retry_of, lang)) as texts:
+            async for shown in texts:
+                yield shown
 
     async def _turn(
         self,
         incoming: Incoming,
         conversation: Conversation,
-        text: str,
         answer: Answer,
         retry_of: Turn | None,
         lang: str,
     ) -> AsyncGenerator[str]:
         """One turn, written down before it is generated and closed after, whatever happens."""
         started = time.monotonic()
+        text = retry_of.text if retry_of else _clean(incoming.text)
+        # Who said it, whoever asks for another answer.
+        user_id = retry_of.user_id if retry_of else incoming.user_id
+        user_name = retry_of.user_name if retry_of else _clean(incoming.user_name)
         turn_id = await self._store.begin_turn(
-            conversation.id,
-            retry_of.user_id if retry_of else incoming.user_id,
-            retry_of.user_name if retry_of else incoming.user_name,
-            text,
-            incoming.message_id,
-            retry_of,
+            conversation.id, user_id, user_name, text, incoming.message_id, retry_of
         )
         answer.turn_id = turn_id
         before = retry_of.first_turn if retry_of else turn_id
@@ -137,7 +131,7 @@ class Conversations:
             reply = self._service.reply(
                 text,
                 [_exchange(turn, incoming.is_group) for turn in past],
-                speaker=incoming.user_name if incoming.is_group else None,
+                speaker=user_name if incoming.is_group else None,
                 turn=turn_id,
             )
             async with aclosing(aiter(reply)) as texts:
@@ -150,6 +144,13 @@ class Conversations:
         except EngineError as engine_error:
             state, error = "failed", str(engine_error)
             log.error("turn %d: %s", turn_id, engine_error)
+            yield say(lang, "failed")
+        except StoreUnavailable as unavailable:
+            state, error = "failed", str(unavailable)
+            raise
+        except Exception as unforeseen:
+            state, error = "failed", repr(unforeseen)
+            log.exception("turn %d failed", turn_id)
             yield say(lang, "failed")
         finally:
             outcome = reply.outcome if reply else Outcome()

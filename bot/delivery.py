@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import time
 from collections.abc import AsyncIterator, Callable
 
-from bot.platforms.base import Incoming, Limits, Platform
+from bot.platforms.base import Incoming, Limits, Platform, SendError
 
 # Where a long text is cut, the best place first.
 _CUTS = (re.compile(r"\n\n+"), re.compile(r"\n"), re.compile(r"[。！？!?…]+[”』」）)]*|\.\s"),
@@ -62,20 +61,34 @@ async def deliver(platform: Platform, to: Incoming, texts: AsyncIterator[str]) -
     """
     limits = platform.limits
     shown: list[tuple[str, str]] = []
-    last_edit = 0.0
     text = ""
+    grown = asyncio.Event()
+
+    async def read() -> None:
+        nonlocal text
+        async for newest in texts:
+            text = newest
+            grown.set()
+
+    # The reply goes on in a task of its own: a slow or failing platform neither holds it back nor
+    # leaves it half open, and its deadline ends it and not what is being sent.
+    reading = asyncio.create_task(read())
+    reading.add_done_callback(lambda _: grown.set())
     typing = asyncio.create_task(_keep_typing(platform, to, limits))
     try:
-        async for text in texts:
-            if limits.edit_interval is None:
-                continue
-            if time.monotonic() - last_edit >= limits.edit_interval:
+        while limits.edit_interval is not None and not reading.done():
+            await grown.wait()
+            grown.clear()
+            if reading.done():
+                break
+            with contextlib.suppress(SendError):  # the last text is what counts
                 await _show(platform, to, text, shown)
-                last_edit = time.monotonic()
+            await asyncio.wait([reading], timeout=limits.edit_interval)
+        await reading
     finally:
         typing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await typing
+        reading.cancel()
+        await asyncio.gather(typing, reading, return_exceptions=True)
     if text:
         await _show(platform, to, text, shown)
     return [message_id for message_id, _ in shown]

@@ -76,7 +76,8 @@ def read_settings(
                 f"{variable}: not a setting; the form is {ENV_PREFIX}<SECTION>__<KEY>, "
                 f"with a section of {', '.join(sorted(sections))}"
             )
-        raw.setdefault(section, {})[key] = _parsed(value)
+        if isinstance(table := raw.setdefault(section, {}), dict):
+            table[key] = _parsed(value)
         origins[section, key] = variable
     read: dict[str, BaseModel] = {}
     for name, model in sections.items():

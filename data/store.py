@@ -1,9 +1,4 @@
-"""The store: conversations, turns and ratings in a database that outlives every process.
-
-SQLite by default, in WAL with `synchronous=FULL`: what was acknowledged survives a power loss. A
-write transaction begins as IMMEDIATE, since one that starts as a read and then writes meets BUSY
-in spite of the timeout.
-"""
+"""The store: conversations, turns and ratings in a database that outlives every process."""
 
 from __future__ import annotations
 
@@ -12,25 +7,15 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.util.exc import CommandError
-from filelock import FileLock, Timeout
-from sqlalchemy import Connection, Row, event, func, insert, select, text, update
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from filelock import FileLock
+from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from data.database import open_database, reason
 from data.schema import conversations, messages, ratings, turns
-
-_MIGRATIONS = Path(__file__).parent / "migrations"
-
-
-class StoreError(Exception):
-    """The database cannot be opened; one line for the owner, with what to do next."""
 
 
 class StoreUnavailable(Exception):
@@ -84,42 +69,7 @@ class Store:
         With `exclusive`, a bot keeps other bots away; readers such as the trainer leave it out.
         Raises StoreError.
         """
-        try:
-            parsed = make_url(url)
-        except ArgumentError as error:
-            raise StoreError(f"[store] url: {error}") from error
-        path = None
-        if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
-            path = Path(parsed.database)
-        lock = _prepare(path, exclusive) if path else None
-        try:
-            engine = create_async_engine(parsed, connect_args=_connect_args(parsed, busy_timeout))
-        except (ImportError, SQLAlchemyError) as error:
-            raise StoreError(f"[store] url: {error}") from error
-        if parsed.get_backend_name() == "sqlite":
-            _configure_sqlite(engine)
-        store = cls(engine, lock)
-        try:
-            async with engine.begin() as connection:
-                if path:
-                    await _check(connection)
-                await connection.run_sync(_migrate)
-        except BaseException as error:
-            await store.close()
-            if path and _is_damage(error):
-                aside = _put_aside(path)
-                raise StoreError(
-                    f"the database {path} is damaged ({_reason(error)}); it was kept as {aside}. "
-                    "Restore a backup, or repair it with sqlite3's .recover, then start again"
-                ) from error
-            if isinstance(error, SQLAlchemyError):
-                raise StoreError(f"the database {path or url}: {_reason(error)}") from error
-            if isinstance(error, CommandError):
-                raise StoreError(
-                    f"the database {path or url} is of another version: {error}"
-                ) from error
-            raise
-        return store
+        return cls(*await open_database(url, busy_timeout, exclusive))
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -131,16 +81,16 @@ class Store:
         try:
             async with self._engine.begin() as connection:
                 yield connection
-        except DBAPIError as error:
-            raise StoreUnavailable(_reason(error)) from error
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            raise StoreUnavailable(reason(error)) from error
 
     @asynccontextmanager
     async def _read(self) -> AsyncIterator[AsyncConnection]:
         try:
             async with self._reading.connect() as connection:
                 yield connection
-        except DBAPIError as error:
-            raise StoreUnavailable(_reason(error)) from error
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            raise StoreUnavailable(reason(error)) from error
 
     async def conversation(self, platform: str, chat_id: str, thread_id: str = "") -> Conversation:
         """The conversation of a chat or thread, made at its first message."""
@@ -370,86 +320,3 @@ class Store:
 def _turn(row: Row[Any]) -> Turn:
     first = row.first_turn if row.first_turn is not None else row.id
     return Turn(row.id, first, row.user_id, row.user_name, row.text, row.reply, row.state)
-
-
-def _prepare(path: Path, exclusive: bool) -> FileLock | None:
-    """Makes the database's folder and, for a bot, keeps other bots out."""
-    if not path.exists() and (kept := sorted(path.parent.glob(f"{path.name}.damaged-*"))):
-        # Beginning anew by itself would silently forget consents and erasures.
-        raise StoreError(
-            f"{path} was damaged and kept as {kept[-1]}; restore a backup to {path}, "
-            "or move the damaged file elsewhere to begin with an empty database"
-        )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not exclusive:
-            return None
-        lock = FileLock(f"{path}.lock", timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise StoreError(
-            f"another bot is running on {path}; stop it, or set [paths] var to another folder"
-        ) from error
-    except OSError as error:
-        raise StoreError(
-            f"{path.parent} cannot be written ({error.strerror}); "
-            "set [paths] var to a folder that can"
-        ) from error
-    return lock
-
-
-def _connect_args(url: Any, busy_timeout: float) -> dict[str, Any]:
-    return {"timeout": busy_timeout} if url.get_backend_name() == "sqlite" else {}
-
-
-def _configure_sqlite(engine: AsyncEngine) -> None:
-    @event.listens_for(engine.sync_engine, "connect")
-    def connected(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # transactions are begun below, not by the driver
-        cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def begun(connection: Connection) -> None:
-        options = connection.get_execution_options()
-        connection.exec_driver_sql(options.get("sqlite_begin", "BEGIN IMMEDIATE"))
-
-
-async def _check(connection: AsyncConnection) -> None:
-    """Raises sqlite3.DatabaseError where the file's pages contradict each other."""
-    found = await connection.scalar(text("PRAGMA quick_check(1)"))
-    if found != "ok":
-        raise sqlite3.DatabaseError(str(found))
-
-
-def _migrate(connection: Connection) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
-
-
-def _is_damage(error: BaseException) -> bool:
-    original = error.orig if isinstance(error, DBAPIError) else error
-    if not isinstance(original, sqlite3.DatabaseError):
-        return False
-    if isinstance(original, sqlite3.OperationalError):
-        return "disk image is malformed" in str(original)
-    return not isinstance(error, OperationalError)
-
-
-def _put_aside(path: Path) -> Path:
-    aside = path.with_name(f"{path.name}.damaged-{_now():%Y%m%dT%H%M%SZ}")
-    for suffix in ("-wal", "-shm"):
-        companion = Path(f"{path}{suffix}")
-        if companion.exists():
-            companion.rename(f"{aside}{suffix}")
-    path.rename(aside)
-    return aside
-
-
-def _reason(error: BaseException) -> str:
-    original = error.orig if isinstance(error, DBAPIError) and error.orig else error
-    return str(original).splitlines()[0]

@@ -184,4 +184,6 @@ def _inflate(path: Path, data: bytes) -> bytes:
         raise CardError(f"{path}: a compressed text chunk is damaged: {error}") from error
     if inflater.unconsumed_tail:
         raise CardError(f"{path}: a text chunk inflates to over {MAX_CARD_BYTES * 2} bytes")
+    if not inflater.eof:
+        raise CardError(f"{path}: a compressed text chunk is damaged: it ends too early")
     return text

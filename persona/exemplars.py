@@ -37,9 +37,10 @@ class ExemplarIndex:
         self._texts = [trigrams(e.text) for e in exchanges]
         self._replies = [trigrams(e.reply) for e in exchanges]
         self._index: bm25s.BM25 | None = None
-        if exchanges:
+        terms = [_terms(e.text) for e in exchanges]
+        if any(terms):
             self._index = bm25s.BM25()
-            self._index.index([_terms(e.text) for e in exchanges], show_progress=False)
+            self._index.index(terms, show_progress=False)
 
     def __len__(self) -> int:
         return len(self._exchanges)

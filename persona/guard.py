@@ -215,7 +215,7 @@ class AuthoredReplies:
     def __init__(self, path: Path, help_lines: Mapping[Literal["zh", "en"], str]) -> None:
         try:
             self._replies = _Replies.model_validate(tomllib.loads(path.read_text("utf-8")))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise GuardError(f"{path}: {error}") from error
         except ValidationError as error:
             first = error.errors()[0]

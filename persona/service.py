@@ -10,11 +10,12 @@ import asyncio
 import statistics
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Hashable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
 
 from persona import guard
+from persona.admission import Admission
 from persona.engines.base import Delta, Engine, EngineStats, Finish, Sampling
 from persona.exemplars import ExemplarIndex
 from persona.guard import Alarm, AuthoredReplies
@@ -23,19 +24,6 @@ from persona.prompt import Exchange, Prompt, PromptBuilder
 _ENDINGS = "。！？!?…～~”」』）)."
 _CLAUSE_ENDINGS = _ENDINGS + "，,；;：:、\n"
 _ATTEMPTS = 2
-
-
-class Busy(Exception):
-    """The queue is full; nothing was begun."""
-
-    def __init__(self, waiting: int, seconds: float) -> None:
-        super().__init__(f"{waiting} turns are waiting, about {seconds:.0f} s")
-        self.waiting = waiting
-        self.seconds = seconds
-
-
-class Late(Exception):
-    """The turn did not end before its deadline."""
 
 
 @dataclass(slots=True)
@@ -74,7 +62,6 @@ class ServiceStats:
 class _Recent:
     first: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     rate: deque[float] = field(default_factory=lambda: deque(maxlen=100))
-    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=100))
     turns: int = 0
 
 
@@ -103,57 +90,13 @@ class InferenceService:
         self._authored = authored
         self._exemplar_count = exemplar_count
         self._slots = asyncio.Semaphore(max_chats)
-        self._queue = queue
-        self._deadline = deadline
-        self._admitted = 0
+        self._admission = Admission(queue, deadline)
         self._running = 0
-        self._lines: dict[Hashable, deque[asyncio.Future[None]]] = {}
         self._recent = _Recent()
 
-    @asynccontextmanager
-    async def admit(self, conversation: Hashable) -> AsyncIterator[None]:
-        """Waits until this conversation's earlier turns are over; the turn runs inside.
-
-        Raises Busy at once when the queue is full, and Late from whatever is awaited inside when
-        the deadline passes.
-        """
-        if self._admitted >= self._queue:
-            raise Busy(self._admitted, self._estimate())
-        self._admitted += 1
-        try:
-            async with asyncio.timeout(self._deadline):
-                await self._wait_in_line(conversation)
-                try:
-                    yield
-                finally:
-                    self._leave_line(conversation)
-        except TimeoutError as error:
-            raise Late(f"the turn took over {self._deadline:.0f} s") from error
-        finally:
-            self._admitted -= 1
-
-    async def _wait_in_line(self, conversation: Hashable) -> None:
-        line = self._lines.setdefault(conversation, deque())
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        line.append(turn)
-        if line[0] is turn:
-            return
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._leave_line(conversation)  # its turn had just come
-            else:
-                line.remove(turn)
-            raise
-
-    def _leave_line(self, conversation: Hashable) -> None:
-        line = self._lines[conversation]
-        line.popleft()
-        if line:
-            line[0].set_result(None)
-        else:
-            del self._lines[conversation]
+    def admit(self, conversation: Hashable) -> AbstractAsyncContextManager[None]:
+        """A turn of a conversation, in its order; see Admission.admit."""
+        return self._admission.admit(conversation)
 
     def reply(
         self,
@@ -173,7 +116,7 @@ class InferenceService:
     def stats(self) -> ServiceStats:
         first = sorted(self._recent.first) or [0.0]
         return ServiceStats(
-            waiting=self._admitted - self._running,
+            waiting=self._admission.admitted - self._running,
             running=self._running,
             turns=self._recent.turns,
             first_token_p50=statistics.median(first),
@@ -184,10 +127,6 @@ class InferenceService:
 
     async def close(self) -> None:
         await self._engine.close()
-
-    def _estimate(self) -> float:
-        """Seconds until a place is free, from what turns took lately."""
-        return statistics.median(self._recent.seconds or [5.0])
 
     def _prompt(self, text: str, history: Sequence[Exchange], speaker: str | None) -> Prompt:
         chosen = self._exemplars.nearest(text, self._exemplar_count)
@@ -208,7 +147,7 @@ class InferenceService:
     def _note(self, outcome: Outcome, seconds: float) -> None:
         recent = self._recent
         recent.turns += 1
-        recent.seconds.append(seconds)
+        self._admission.note(seconds)
         if outcome.first_token is not None:
             recent.first.append(outcome.first_token)
             decoding = outcome.engine_seconds - outcome.first_token
@@ -248,12 +187,14 @@ class Reply:
             for attempt in range(_ATTEMPTS):
                 alarm = None
                 outcome.attempts = attempt + 1
-                async for text, alarm in self._attempt(prompt, attempt):
-                    if alarm:
-                        break
-                    if text != outcome.text:
-                        outcome.text = text
-                        yield text
+                # Closed at once where it is left early: that frees the engine's slot.
+                async with aclosing(self._attempt(prompt, attempt)) as texts:
+                    async for text, alarm in texts:
+                        if alarm:
+                            break
+                        if text != outcome.text:
+                            outcome.text = text
+                            yield text
                 if alarm is None:
                     break
         if alarm is not None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-Report = Callable[[str, float], None]
+from persona.child import Report
 
 PROBE_SECONDS = 3.0
 

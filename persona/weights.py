@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -28,6 +26,7 @@ from persona.checkpoint import (
     SafetensorsCheckpoint,
     open_checkpoint,
 )
+from persona.child import Report, in_child
 from persona.engines.base import EngineError
 from persona.gguf import Adapter, write_gguf, write_safetensors
 from persona.sources import SourceError, fetch_gguf, fetch_repository
@@ -37,9 +36,6 @@ EMBEDDED = "embedded"
 _ENGINE_FORMAT = 1
 """Part of an engine folder's name: raise it when the files made for a base and adapter change."""
 _GIGABYTE = 1 << 30
-
-Report = Callable[[str, float], None]
-"""Told what is being done and the share done, 0 to 1."""
 
 
 class WeightsError(Exception):
@@ -121,8 +117,8 @@ class Weights:
 
         def make(part: Path) -> None:
             # Each step in a process of its own: what it needed is given back before the next.
-            _in_child(self._report, _write_gguf, base, adapter, part)
-            _in_child(self._report, _build_graph, part)
+            in_child(self._report, _write_gguf, base, adapter, part)
+            in_child(self._report, _build_graph, part)
 
         return self._made("openvino", base, adapter, 1.2, make)
 
@@ -134,7 +130,7 @@ class Weights:
             return base.path
 
         def make(part: Path) -> None:
-            _in_child(self._report, _write_safetensors, base, part)
+            in_child(self._report, _write_safetensors, base, part)
 
         return self._made("transformers", base, None, 1.1, make)
 
@@ -242,39 +238,6 @@ def _write_safetensors(report: Report, base: Base, folder: Path) -> None:
     checkpoint, tokenizer = _open(base)
     assert isinstance(checkpoint, GGUFCheckpoint)
     write_safetensors(checkpoint, tokenizer, folder, lambda done: report("convert", done))
-
-
-def _in_child(report: Report, step: Callable[..., None], *arguments: object) -> None:
-    """Runs step(report, *arguments) in a fresh process and raises here what it raises there."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_run_step, args=(sender, step, arguments), daemon=True)
-    child.start()
-    sender.close()
-    try:
-        while True:
-            message = receiver.recv()
-            if isinstance(message, BaseException):
-                raise message
-            report(*message)
-    except EOFError:
-        child.join()
-        if child.exitcode:
-            raise CheckpointError(
-                f"converting the model ended with code {child.exitcode}; "
-                "2 GB of free memory are needed"
-            ) from None
-    finally:
-        child.kill()
-        child.join()
-        receiver.close()
-
-
-def _run_step(sender: Connection, step: Callable[..., None], arguments: tuple[object, ...]) -> None:
-    try:
-        step(lambda *message: sender.send(message), *arguments)
-    except (CheckpointError, EngineError, OSError) as error:
-        sender.send(error)
 
 
 def _fingerprint(path: Path) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
+import os
 import signal
 import sys
 import threading
@@ -40,7 +42,7 @@ class TerminalPlatform:
         )
 
     async def run(self, handle: Handler) -> None:
-        await handle(self._incoming("/start"))
+        await self._answer(handle, "/start")
         await (self._converse(handle) if self._interactive else self._read_pipe(handle))
 
     async def send(self, to: Incoming, text: str) -> str:
@@ -68,7 +70,7 @@ class TerminalPlatform:
         return Text.assemble((f"{self._her_name}：", "bold magenta"), _printable(text))
 
     def _incoming(self, text: str) -> Incoming:
-        user = getpass.getuser()
+        user = _user()
         return Incoming(self.name, _CHAT, user, text, user_name=user)
 
     async def _answer(self, handle: Handler, text: str) -> None:
@@ -109,6 +111,10 @@ class TerminalPlatform:
         loop.add_signal_handler(signal.SIGINT, task.cancel)
         try:
             await asyncio.wait([task])
+        except asyncio.CancelledError:
+            task.cancel()  # the bot ends: the reply first
+            await asyncio.wait([task])
+            raise
         finally:
             loop.remove_signal_handler(signal.SIGINT)
         if task.cancelled():
@@ -122,9 +128,10 @@ class TerminalPlatform:
         loop = asyncio.get_running_loop()
 
         def read() -> None:
-            while line := sys.stdin.buffer.readline():
-                loop.call_soon_threadsafe(lines.put_nowait, line)
-            loop.call_soon_threadsafe(lines.put_nowait, b"")
+            with contextlib.suppress(RuntimeError):  # the loop is gone: nobody reads any more
+                while line := sys.stdin.buffer.readline():
+                    loop.call_soon_threadsafe(lines.put_nowait, line)
+                loop.call_soon_threadsafe(lines.put_nowait, b"")
 
         # Not a pool's thread: one that waits for a line must not hold up the end.
         threading.Thread(target=read, daemon=True).start()
@@ -141,6 +148,15 @@ class TerminalPlatform:
         except OSError:
             return InMemoryHistory()
         return FileHistory(str(self._history))
+
+
+def _user() -> str:
+    """Who is at the terminal; in a container it may be a number that no name belongs to."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+    return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def _printable(text: str) -> str:

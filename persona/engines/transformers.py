@@ -122,7 +122,7 @@ class TransformersEngine:
             )
             text, seen = TextStream(tokenizer.full), 0
             while not finished:
-                output = await outputs.get()
+                output = await _next(outputs, manager)
                 if output.error:
                     finished = True
                     raise EngineError(f"transformers failed: {output.error}")
@@ -145,6 +145,17 @@ class TransformersEngine:
         if manager is not None:
             # A hard stop: open requests fail at once, as with every engine, and are not waited for.
             await asyncio.to_thread(manager.stop, timeout=30.0, hard_stop=True)
+
+
+async def _next(outputs: asyncio.Queue[Any], manager: ContinuousBatchingManager) -> Any:
+    """The next output. A thread that ends just as a request comes in never answers it."""
+    while True:
+        try:
+            async with asyncio.timeout(1.0):
+                return await outputs.get()
+        except TimeoutError:
+            if outputs.empty() and not manager.is_running():
+                raise EngineError("transformers' batching thread has ended") from None
 
 
 def _device(torch: Any, wanted: str) -> str:

@@ -61,7 +61,7 @@ def upgrade() -> None:
             ["first_turn"], ["turns.id"], ondelete="CASCADE", name="fk_turns_first_turn"
         ),
         sa.CheckConstraint(
-            "state IN ('pending', 'done', 'failed', 'cancelled')", name="ck_turns_state"
+            "state IN ('pending', 'done', 'failed', 'cancelled')", name=op.f("ck_turns_state")
         ),
     )  # fmt: skip
     op.create_index("ix_turns_conversation_id_id", "turns", ["conversation_id", "id"])
@@ -78,7 +78,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["turn_id"], ["turns.id"], ondelete="CASCADE", name="fk_messages_turn_id"
         ),
-        sa.CheckConstraint("role IN ('user', 'reply')", name="ck_messages_role"),
+        sa.CheckConstraint("role IN ('user', 'reply')", name=op.f("ck_messages_role")),
         sa.UniqueConstraint(
             "platform", "chat_id", "message_id", "turn_id",
             name="uq_messages_platform_chat_id_message_id_turn_id",
@@ -99,7 +99,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["turn_id"], ["turns.id"], ondelete="CASCADE", name="fk_ratings_turn_id"
         ),
-        sa.CheckConstraint("vote IN (-1, 1)", name="ck_ratings_vote"),
+        sa.CheckConstraint("vote IN (-1, 1)", name=op.f("ck_ratings_vote")),
         sa.UniqueConstraint(
             "turn_id", "platform", "user_id", name="uq_ratings_turn_id_platform_user_id"
         ),

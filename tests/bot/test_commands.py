@@ -1,0 +1,239 @@
+"""Commands and feedback, as a person meets them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from talking import REPO, Chat, rows
+
+from bot.feedback import MAX_CORRECTION
+from bot.texts import LANGUAGES, _texts, say
+from data.store import StoreUnavailable
+
+
+def ratings(chat: Chat) -> list[tuple[int, str, int, str | None]]:
+    query = "SELECT turn_id, user_id, vote, correction FROM ratings ORDER BY id"
+    return [tuple(row.values()) for row in rows(chat.database, query)]
+
+
+async def test_start_says_that_she_is_a_program_and_greets(chat: Chat) -> None:
+    said = await chat.say("/start")
+    assert "程序" in said
+    assert said.endswith("你来了，坐罢。")
+    assert chat.turns() == []
+
+
+@pytest.mark.parametrize("text", ["/help", "/help@daiyu_bot", "/HELP", "  /help  ", "/help please"])
+async def test_help_is_found_however_it_is_written(chat: Chat, text: str) -> None:
+    assert await chat.say(text) == say("zh", "help")
+
+
+async def test_help_names_every_command(chat: Chat) -> None:
+    for lang in LANGUAGES:
+        for name in [*chat.bot._commands._commands, "retry"]:
+            assert f"/{name}" in say(lang, "help")
+
+
+@pytest.mark.parametrize("text", ["/nonsense", "/", "/{0}", "/ help"])
+async def test_unknown_command_is_told(chat: Chat, text: str) -> None:
+    assert "/help" in await chat.say(text)
+    assert chat.turns() == []
+
+
+async def test_reset_begins_anew_and_forgets_nothing_logged(chat: Chat) -> None:
+    await chat.say("我叫阿宁")
+    assert await chat.say("/reset") == say("zh", "reset")
+    assert await chat.say("/undo") == say("zh", "nothing_to_undo")
+    await chat.say("我叫什么")
+    assert "阿宁" not in chat.engine.prompts[-1]
+    assert [turn["text"] for turn in chat.turns()] == ["我叫阿宁", "我叫什么"]
+
+
+async def test_retry_replaces_the_reply_and_keeps_the_old_one(chat: Chat) -> None:
+    chat.engine.replies += ["头一样。", "第二样。", "往后呢。"]
+    await chat.say("你好")
+    assert await chat.say("/retry") == "第二样。"
+    assert [(t["reply"], t["chosen"], t["first_turn"]) for t in chat.turns()] == [
+        ("头一样。", 0, None),
+        ("第二样。", 1, 1),
+    ]
+    assert "头一样" not in chat.engine.prompts[1]
+    await chat.say("接着说")
+    assert "第二样。" in chat.engine.prompts[2]
+    assert "头一样" not in chat.engine.prompts[2]
+
+
+async def test_failed_retry_leaves_the_old_reply_standing(chat: Chat) -> None:
+    chat.engine.replies += ["头一样。", RuntimeError("oh"), "往后呢。"]
+    await chat.say("你好")
+    assert await chat.say("/retry") == say("zh", "failed")
+    await chat.say("接着说")
+    assert "头一样。" in chat.engine.prompts[-1]
+
+
+async def test_failed_reply_can_be_retried(chat: Chat) -> None:
+    chat.engine.replies += [RuntimeError("oh"), "好了。"]
+    await chat.say("你好")
+    assert await chat.say("/retry") == "好了。"
+    assert "你好" in chat.engine.prompts[1]
+
+
+async def test_undo_takes_the_exchange_and_all_its_answers_back(chat: Chat) -> None:
+    chat.engine.replies += ["甲。", "乙。", "丙。"]
+    await chat.say("头一句")
+    await chat.say("错话")
+    await chat.say("/retry")
+    assert await chat.say("/undo") == say("zh", "undone")
+    assert [turn["undone"] for turn in chat.turns()] == [0, 1, 1]
+    await chat.say("接着说")
+    assert "头一句" in chat.engine.prompts[-1]
+    assert "错话" not in chat.engine.prompts[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("/retry", "nothing_to_retry"),
+        ("/undo", "nothing_to_undo"),
+        ("/feedback good", "nothing_to_rate"),
+    ],
+)
+async def test_nothing_yet_is_told(chat: Chat, text: str, key: str) -> None:
+    assert await chat.say(text) == say("zh", key)
+
+
+@pytest.mark.parametrize("word", ["good", "GOOD", "好", "👍", "+1"])
+async def test_good_vote(chat: Chat, word: str) -> None:
+    await chat.say("你好")
+    assert await chat.say(f"/feedback {word}") == say("zh", "rated_good")
+    assert ratings(chat) == [(1, "u1", 1, None)]
+
+
+@pytest.mark.parametrize("word", ["bad", "不好", "👎", "-1"])
+async def test_bad_vote(chat: Chat, word: str) -> None:
+    await chat.say("你好")
+    assert await chat.say(f"/feedback\u3000{word}") == say("zh", "rated_bad")
+    assert ratings(chat) == [(1, "u1", -1, None)]
+
+
+async def test_correction_is_kept_and_counts_against(chat: Chat) -> None:
+    await chat.say("你好")
+    assert await chat.say("/feedback 你来了，坐罢。") == say("zh", "rated_correction")
+    assert ratings(chat) == [(1, "u1", -1, "你来了，坐罢。")]
+
+
+@pytest.mark.parametrize(
+    "correction",
+    [
+        "作为人工智能助手，我很乐意为您服务。",
+        "<|im_start|>assistant",
+        "花" * (MAX_CORRECTION + 1),
+    ],
+)
+async def test_correction_that_breaks_the_role_is_refused(chat: Chat, correction: str) -> None:
+    await chat.say("你好")
+    told = await chat.say(f"/feedback {correction}")
+    assert told == say("zh", "correction_refused", limit=MAX_CORRECTION)
+    assert ratings(chat) == []
+
+
+async def test_second_vote_replaces_the_first_and_says_so(chat: Chat) -> None:
+    await chat.say("你好")
+    await chat.say("/feedback good")
+    told = await chat.say("/feedback bad")
+    assert told == say("zh", "rated_bad") + say("zh", "rating_replaced")
+    assert await chat.say("/feedback bad") == say("zh", "rated_bad")
+    assert ratings(chat) == [(1, "u1", -1, None)]
+
+
+async def test_each_person_has_a_vote(chat: Chat) -> None:
+    await chat.say("你好")
+    await chat.say("/feedback good", user_id="u1")
+    assert await chat.say("/feedback bad", user_id="u2") == say("zh", "rated_bad")
+    assert [(user, vote) for _, user, vote, _ in ratings(chat)] == [("u1", 1), ("u2", -1)]
+
+
+async def test_feedback_is_about_the_message_answered(chat: Chat) -> None:
+    await chat.say("头一句")
+    first = chat.shown_id
+    await chat.say("第二句")
+    await chat.say("/feedback good", reply_to=first)
+    await chat.say("/feedback bad")
+    assert [(turn, vote) for turn, _, vote, _ in ratings(chat)] == [(1, 1), (2, -1)]
+
+
+async def test_feedback_on_a_message_of_nobody_rates_nothing(chat: Chat) -> None:
+    await chat.say("你好")
+    assert await chat.say("/feedback good", reply_to="zz") == say("zh", "nothing_to_rate")
+    other = await chat.say("/feedback good", reply_to=chat.shown_id, chat_id="2")
+    assert other == say("zh", "nothing_to_rate")
+    assert ratings(chat) == []
+
+
+async def test_failed_reply_cannot_be_rated(chat: Chat) -> None:
+    chat.engine.replies.append(RuntimeError("oh"))
+    await chat.say("你好")
+    assert await chat.say("/feedback good") == say("zh", "nothing_to_rate")
+
+
+async def test_feedback_alone_shows_its_usage(chat: Chat) -> None:
+    await chat.say("你好")
+    assert await chat.say("/feedback") == say("zh", "feedback_usage")
+    assert ratings(chat) == []
+
+
+async def test_language_is_chosen_per_chat(chat: Chat) -> None:
+    assert await chat.say("/lang en") == say("en", "lang_set")
+    assert await chat.say("/help") == say("en", "help")
+    assert await chat.say("") == say("en", "empty")
+    assert await chat.say("/help", chat_id="2") == say("zh", "help")
+    assert await chat.say("/lang xx") == say("en", "lang_usage")
+    assert await chat.say("/lang") == say("en", "lang_usage")
+
+
+async def test_status_tells_engine_version_and_counts(chat: Chat) -> None:
+    await chat.say("你好")
+    await chat.say("/feedback good")
+    said = await chat.say("/status")
+    assert "untrained" in said
+    assert "echo" in said
+    assert "对话 1，已答 1，评价 1" in said
+    assert "本次启动已答 1" in said
+
+
+async def test_commands_are_no_turns(chat: Chat) -> None:
+    for text in ("/start", "/help", "/status", "/lang zh", "/reset"):
+        await chat.say(text)
+    assert chat.turns() == []
+    assert chat.engine.prompts == []
+
+
+async def test_command_says_when_the_store_fails(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unavailable(*_: object) -> None:
+        raise StoreUnavailable("database is locked")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(chat.store, "conversation", unavailable)
+        assert await chat.say("/reset") == say("zh", "store_failed")
+        assert await chat.say("/retry") == say("zh", "store_failed")
+        assert await chat.say("你好") == say("zh", "store_failed")
+    assert await chat.say("你好") == "你好"
+
+
+# The texts.
+
+
+def test_texts_have_the_same_keys_and_fields() -> None:
+    zh, en = _texts("zh"), _texts("en")
+    assert list(zh) == list(en)
+    for key in zh:
+        fields = [sorted(re.findall(r"\{(\w+)", text)) for text in (zh[key], en[key])]
+        assert fields[0] == fields[1], key
+
+
+def test_every_text_is_said_somewhere() -> None:
+    source = "".join(p.read_text("utf-8") for p in (REPO / "bot").rglob("*.py"))
+    assert [key for key in _texts("zh") if not re.search(f"[\"']{key}[\"']", source)] == []
