@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -61,6 +62,8 @@ class Store:
         self._engine = engine
         self._reading = engine.execution_options(sqlite_begin="BEGIN")
         self._lock = lock
+        # SQLite's own waiting polls and is unfair: on a busy machine some writers wait for ever.
+        self._writing = asyncio.Lock()
 
     @classmethod
     async def open(cls, url: str, *, busy_timeout: float = 10.0, exclusive: bool = True) -> Store:
@@ -79,7 +82,7 @@ class Store:
     @asynccontextmanager
     async def _write(self) -> AsyncIterator[AsyncConnection]:
         try:
-            async with self._engine.begin() as connection:
+            async with self._writing, self._engine.begin() as connection:
                 yield connection
         except (SQLAlchemyError, sqlite3.Error) as error:
             raise StoreUnavailable(reason(error)) from error

@@ -38,8 +38,8 @@ class ModelSettings(BaseModel):
     """The named sampling profile."""
     context: int = Field(default=1024, ge=256, le=32768)
     """Tokens of prompt at the most; the reply comes on top."""
-    cache_tokens: int = Field(default=16384, ge=1024)
-    """Tokens of all running conversations that the KV cache holds; 12 kB each."""
+    cache_tokens: int = Field(default=12288, ge=1024)
+    """Tokens of all running conversations that the KV cache holds; 7.3 kB each."""
     max_chats: int = Field(default=32, ge=1)
     """Replies generated at once; more wait."""
     queue: int = Field(default=64, ge=1)

@@ -22,7 +22,7 @@ from talking import REPO, rows, settings
 from bot.app import load_character
 from bot.texts import say
 
-SECONDS = 20
+SECONDS = 30
 SLOW = [str(Path(__file__).with_name("slow_bot.py"))]
 ECHO = ["-m", "bot"]
 
@@ -45,8 +45,9 @@ def run(
     var: Path, *arguments: str, stdin: str = "", **env: str
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *ECHO, *arguments], input=stdin, env=environment(var, 0.0, **env), cwd=REPO,
-        capture_output=True, text=True, timeout=SECONDS, check=False,
+        [sys.executable, *ECHO, *arguments], input=stdin, cwd=REPO,
+        env=environment(var, 0.0, **env), capture_output=True, text=True, timeout=SECONDS,
+        check=False,
     )  # fmt: skip
 
 
@@ -138,7 +139,7 @@ def test_log_goes_to_its_file(tmp_path: Path) -> None:
 
 def test_killed_in_mid_reply_nothing_said_is_lost(tmp_path: Path) -> None:
     assert run(tmp_path, stdin="我叫阿宁\n").returncode == 0
-    with started(tmp_path, SLOW, delay=0.05) as process:
+    with started(tmp_path, SLOW, delay=1.0) as process:
         tell(process, "话说到一半")
         until_pending(tmp_path, "话说到一半")
         process.kill()
@@ -155,7 +156,7 @@ def test_killed_in_mid_reply_nothing_said_is_lost(tmp_path: Path) -> None:
 
 def test_killed_again_and_again_the_database_stays_whole(tmp_path: Path) -> None:
     for i in range(3):
-        with started(tmp_path, SLOW, delay=0.02) as process:
+        with started(tmp_path, SLOW, delay=1.0) as process:
             tell(process, f"话{i}")
             until_pending(tmp_path, f"话{i}")
             process.kill()
@@ -165,7 +166,7 @@ def test_killed_again_and_again_the_database_stays_whole(tmp_path: Path) -> None
 
 
 def test_sigterm_ends_it_cleanly_and_closes_the_turn(tmp_path: Path) -> None:
-    with started(tmp_path, SLOW, delay=0.05) as process:
+    with started(tmp_path, SLOW, delay=1.0) as process:
         tell(process, "话说到一半")
         until_pending(tmp_path, "话说到一半")
         process.send_signal(signal.SIGTERM)
@@ -380,7 +381,7 @@ def test_ctrl_c_stops_the_reply_and_not_the_bot(tmp_path: Path) -> None:
 
 
 def test_sigterm_at_a_terminal_closes_the_turn(tmp_path: Path) -> None:
-    with terminal(tmp_path, delay=0.05) as person:
+    with terminal(tmp_path, delay=1.0) as person:
         person.type("海棠开了，我再不管它\r")
         until_pending(tmp_path, "海棠开了，我再不管它")
         os.kill(person.pid, signal.SIGTERM)

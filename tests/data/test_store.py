@@ -353,3 +353,16 @@ async def test_memory_database_is_enough_for_a_trial() -> None:
     assert await store.counts() == {"conversations": 0, "turns": 0, "ratings": 0}
     await store.close()
     assert not Path(":memory:.lock").exists()  # noqa: ASYNC240 - nothing else runs here
+
+
+async def test_writers_wait_for_each_other_and_never_for_the_clock(tmp_path: Path) -> None:
+    store = await Store.open(f"sqlite+aiosqlite:///{tmp_path / 'busy.db'}", busy_timeout=0.01)
+    try:
+        conversation = await store.conversation("terminal", "chat")
+        async with asyncio.timeout(30):
+            made = await asyncio.gather(
+                *(store.begin_turn(conversation.id, "u", "", str(n)) for n in range(60))
+            )
+        assert len(set(made)) == 60
+    finally:
+        await store.close()
