@@ -1,4 +1,4 @@
-"""The composition root: builds the parts, runs the platforms, drains and closes."""
+"""The composition root: builds the parts, runs the platforms, closes them."""
 
 from __future__ import annotations
 
@@ -184,9 +184,19 @@ async def opened(settings: Settings) -> AsyncGenerator[tuple[Bot, Character]]:
 async def run(settings: Settings) -> None:
     """Runs the bot until it is left or stopped by SIGTERM."""
     keep_log(settings.paths.var / "daiyu.log")
-    main = asyncio.current_task()
-    assert main is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, main.cancel)
+    serving = asyncio.ensure_future(_serve(settings))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
+    try:
+        await asyncio.wait([serving])
+    finally:
+        if not serving.done():
+            serving.cancel()
+            await asyncio.wait([serving])
+    if not serving.cancelled():  # asked to stop, it has stopped: that is no error
+        serving.result()
+
+
+async def _serve(settings: Settings) -> None:
     async with opened(settings) as (bot, character):
         card = character.card
         terminal = TerminalPlatform(
@@ -204,5 +214,5 @@ def keep_log(path: Path) -> None:
         handler = logging.StreamHandler()  # the store says what is wrong with the folder
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for noisy in ("httpx", "alembic", "aiosqlite", "modelscope"):
+    for noisy in ("httpx", "alembic", "aiosqlite", "modelscope", "bm25s"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -25,8 +25,6 @@ class BotSettings(BaseModel):
     """Characters that a message may have."""
     history: int = Field(default=30, ge=0)
     """Earlier exchanges considered for the prompt; [model] context decides how many fit."""
-    drain: float = Field(default=10.0, ge=0)
-    """Seconds that running replies get to end when the bot stops."""
 
 
 @dataclass(frozen=True, slots=True)
