@@ -150,8 +150,8 @@ class Figures:
     """What so many chats at once got.
 
     `tokens_per_second` is that of all chats together; the times are in seconds. `measured` counts
-    the replies behind it. `outside_percent` is the share of a lone chat's time that is not the
-    engine's (bot, store, prompt); None of more chats, which wait for each other.
+    the replies behind it. `outside_percent` is the median share of a reply's time that is not the
+    engine's: bot, store and prompt, and of many chats also what these wait for; None of a queue.
     """
 
     chats: int
@@ -232,7 +232,7 @@ def _figures(
         first_p50=_percentile(first, 50),
         first_p95=_percentile(first, 95),
         reply_p50=_percentile(whole, 50),
-        outside_percent=100 * statistics.median(shares) if chats == 1 else None,
+        outside_percent=None if queued else 100 * statistics.median(shares),
     )
 
 

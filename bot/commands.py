@@ -95,7 +95,7 @@ class Commands:
             return await self._store.turn_of_message(
                 incoming.platform, incoming.chat_id, incoming.reply_to
             )
-        return await self._store.last_turn(conversation)
+        return await self._store.last_turn(conversation, "done")
 
     async def _lang(self, _: Incoming, conversation: Conversation, argument: str, lang: str) -> str:
         if argument not in LANGUAGES:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from data.database import open_database, reason
-from data.schema import conversations, messages, ratings, turns
+from data.schema import STATES, conversations, messages, ratings, turns
 
 
 class StoreUnavailable(Exception):
@@ -215,8 +215,11 @@ class Store:
             rows = (await connection.execute(query)).all()
         return [_turn(row) for row in reversed(rows)]
 
-    async def last_turn(self, conversation: Conversation) -> Turn | None:
-        """The newest turn that stands: chosen, not undone, after the last reset."""
+    async def last_turn(self, conversation: Conversation, *states: str) -> Turn | None:
+        """The newest turn that stands: chosen, not undone, after the last reset.
+
+        With `states`, the newest of those in one of them.
+        """
         query = (
             select(turns)
             .where(
@@ -224,6 +227,7 @@ class Store:
                 turns.c.id > conversation.reset_turn,
                 turns.c.chosen,
                 ~turns.c.undone,
+                turns.c.state.in_(states or STATES),
             )
             .order_by(turns.c.id.desc())
             .limit(1)

@@ -177,6 +177,14 @@ async def test_failed_reply_cannot_be_rated(chat: Chat) -> None:
     assert await chat.say("/feedback good") == say("zh", "nothing_to_rate")
 
 
+async def test_feedback_passes_over_a_reply_that_never_came(chat: Chat) -> None:
+    await chat.say("头一句")
+    chat.engine.replies.append(RuntimeError("broken"))
+    await chat.say("第二句")
+    assert await chat.say("/feedback good") == say("zh", "rated_good")
+    assert [turn for turn, *_ in ratings(chat)] == [1]
+
+
 async def test_feedback_alone_shows_its_usage(chat: Chat) -> None:
     await chat.say("你好")
     assert await chat.say("/feedback") == say("zh", "feedback_usage")
