@@ -212,7 +212,8 @@ def keep_log(path: Path) -> None:
         handler: logging.Handler = RotatingFileHandler(path, maxBytes=5_000_000, backupCount=3)
     except OSError:
         handler = logging.StreamHandler()  # the store says what is wrong with the folder
+    handler.setLevel(logging.INFO)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for noisy in ("httpx", "alembic", "aiosqlite", "modelscope", "bm25s"):
+    for noisy in ("httpx", "alembic", "aiosqlite", "modelscope"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -153,8 +153,10 @@ class Weights:
         try:
             with self._exclusively():
                 if not goal.is_dir():
-                    part = goal.with_name(goal.name + ".part")
-                    shutil.rmtree(part, ignore_errors=True)
+                    for left in goal.parent.glob(f"{goal.name}.*.part"):
+                        shutil.rmtree(left, ignore_errors=True)
+                    # A killed process may leave a child that still writes: never into this one's.
+                    part = goal.with_name(f"{goal.name}.{os.getpid()}.part")
                     part.mkdir(parents=True)
                     _require_space(part, gigabytes)
                     make(part)
