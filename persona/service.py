@@ -24,6 +24,9 @@ from persona.prompt import Exchange, Prompt, PromptBuilder
 _ENDINGS = "。！？!?…～~”」』）)."
 _CLAUSE_ENDINGS = _ENDINGS + "，,；;：:、\n"
 _ATTEMPTS = 2
+_REMEMBERED = 5
+_STRETCH = 10
+"""Characters of an earlier reply, said again, that make a reply be generated anew."""
 
 
 @dataclass(slots=True)
@@ -241,10 +244,16 @@ class Reply:
 
     def _alarm(self, reply: str) -> Alarm | None:
         alarm = guard.after(reply, self._text)
-        last = self._history[-1].reply if self._history else ""
-        if alarm is None and len(reply) > 8 and reply.strip() == last.strip():
+        # Once: a second reply that still repeats herself is better than a stock sentence.
+        if alarm is None and self.outcome.attempts < _ATTEMPTS and self._said_before(reply):
             return Alarm.REPEATS
         return alarm
+
+    def _said_before(self, reply: str) -> bool:
+        """Whether she says a stretch of one of her last replies again, word for word."""
+        said = [exchange.reply for exchange in self._history[-_REMEMBERED:]]
+        stretches = (reply[i : i + _STRETCH] for i in range(len(reply) - _STRETCH + 1))
+        return any(stretch in earlier for stretch in stretches for earlier in said)
 
 
 def whole_sentences(text: str) -> str:

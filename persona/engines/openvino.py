@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import queue
+import secrets
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,7 +127,7 @@ class OpenVINOEngine:
                     continue
                 number = next(numbers)
                 handle = pipeline.add_request(
-                    number, _tensor(request.ids), _config(request.sampling, tokenizer, number)
+                    number, _tensor(request.ids), _config(request.sampling, tokenizer)
                 )
                 active[number] = request, handle, TextStream(tokenizer.full)
             for number, (request, handle, _) in list(active.items()):
@@ -189,9 +190,7 @@ def _tensor(ids: Sequence[int]) -> Any:
     return openvino.Tensor(np.asarray([ids], dtype=np.int64))
 
 
-def _config(
-    sampling: Sampling, tokenizer: ChatTokenizer, number: int
-) -> openvino_genai.GenerationConfig:
+def _config(sampling: Sampling, tokenizer: ChatTokenizer) -> openvino_genai.GenerationConfig:
     config = _library().GenerationConfig()
     config.max_new_tokens = sampling.max_new_tokens
     config.set_eos_token_id(tokenizer.im_end)
@@ -203,7 +202,7 @@ def _config(
         config.temperature = sampling.temperature
         config.top_p = sampling.top_p
         # The library draws every request from this seed: left alone, a second try says the same.
-        config.rng_seed = number if sampling.seed is None else sampling.seed
+        config.rng_seed = secrets.randbits(31) if sampling.seed is None else sampling.seed
     return config
 
 

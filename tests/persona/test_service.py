@@ -144,6 +144,18 @@ async def test_refused_attempt_is_ended_before_the_next_begins() -> None:
     assert (engine.running, engine.cancelled) == (0, 1)
 
 
+async def test_saying_a_stretch_of_an_earlier_reply_again_is_generated_anew_once() -> None:
+    history = [Exchange("一", "你只管去，我在潇湘馆里等你回来。"), Exchange("二", "嗯。")]
+    again = "罢了，我在潇湘馆里等你回来，别误了饭。"
+    engine = EchoEngine(replies=[again, "早些回来。", again, again])
+    service = serve(engine)
+    assert (await heard(service.reply("三", history)))[-1] == "早些回来。"
+    stubborn = service.reply("四", history)
+    assert (await heard(stubborn))[-1] == again
+    assert stubborn.outcome.attempts == 2
+    assert stubborn.outcome.guarded is None
+
+
 async def test_repeating_the_last_reply_is_generated_anew() -> None:
     said = "今儿风大，你把窗关上罢。"
     engine = EchoEngine(replies=[said, "早关上了。"])
