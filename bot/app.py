@@ -28,6 +28,8 @@ from persona.child import Report
 from persona.config import PROFILES
 from persona.engines.base import Engine
 from persona.engines.echo import EchoEngine, byte_tokenizer
+from persona.engines.openvino import OpenVINOEngine
+from persona.engines.transformers import TransformersEngine
 from persona.exemplars import ExemplarIndex
 from persona.guard import AuthoredReplies
 from persona.prompt import Budget, Exchange, PromptBuilder
@@ -89,23 +91,20 @@ async def load_engine(
         return EchoEngine(), byte_tokenizer()
     made = weights(settings, report)
     base = await asyncio.to_thread(made.base, model.base)
-    engine: Engine
+    engine: OpenVINOEngine | TransformersEngine
     adapter: Path | None = None
     if name == "openvino":
-        from persona.engines.openvino import OpenVINOEngine
-
         folder = await asyncio.to_thread(made.for_openvino, base, character.adapter)
         engine = OpenVINOEngine(model.cache_tokens, model.max_chats)
     else:
-        from persona.engines.transformers import TransformersEngine
-
         folder = await asyncio.to_thread(made.for_transformers, base)
         engine = TransformersEngine(model.device, model.cache_tokens, model.max_chats)
         adapter = character.adapter
     report("load", 0.0)
     await engine.load(folder, adapter)
     report("load", 1.0)
-    return engine, ChatTokenizer.load(folder / "tokenizer.json")
+    assert engine.tokenizer is not None
+    return engine, engine.tokenizer
 
 
 def make_service(

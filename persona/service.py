@@ -7,6 +7,7 @@ prompt, runs the engine, and lets nothing out that the guard refuses.
 from __future__ import annotations
 
 import asyncio
+import math
 import statistics
 import time
 from collections import deque
@@ -123,7 +124,7 @@ class InferenceService:
             running=self._running,
             turns=self._recent.turns,
             first_token_p50=statistics.median(first),
-            first_token_p95=first[int(0.95 * (len(first) - 1))],
+            first_token_p95=first[math.ceil(0.95 * len(first)) - 1],
             tokens_per_second=statistics.median(self._recent.rate or [0.0]),
             engine=self._engine.stats(),
         )

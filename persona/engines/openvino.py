@@ -2,7 +2,8 @@
 
 Facts met on the way: run-time LoRA does not bind to a graph built from GGUF, so adapters are
 merged before (persona/weights.py); the graph that the library builds from a GGUF can be kept and
-loads in a second where building takes eight; a request takes token ids as they are.
+loads in a second where building takes eight; a request takes token ids as they are; a step holds
+Python's lock, so that the pipeline lives in a process of its own.
 """
 
 from __future__ import annotations
@@ -10,31 +11,26 @@ from __future__ import annotations
 import asyncio
 import itertools
 import queue
-import secrets
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from persona.engines.base import (
     Delta,
     EngineError,
     EngineStats,
-    Finish,
     ModelThread,
     Request,
     Sampling,
     TextStream,
     without_engine,
 )
+from persona.engines.openvino_worker import Opening, Output, Step, Stepped
 from persona.tokenizer import ChatTokenizer
-
-if TYPE_CHECKING:
-    import openvino_genai
-
-TOKENS_PER_BLOCK = 32
-"""The size of a KV-cache block on CPU."""
 
 
 def build_graph(gguf: Path, folder: Path) -> None:
@@ -60,30 +56,20 @@ class OpenVINOEngine:
         self._cache_tokens = cache_tokens
         self._max_chats = max_chats
         self._thread: ModelThread | None = None
-        self._pipeline: openvino_genai.ContinuousBatchingPipeline | None = None
-        self._tokenizer: ChatTokenizer | None = None
+        self._worker: _Worker | None = None
+        self.tokenizer: ChatTokenizer | None = None
+        self._last: Stepped | None = None
 
     async def load(self, base: Path, adapter: Path | None = None) -> None:
         if adapter is not None:
             raise EngineError("the CPU engine serves merged weights; it takes no adapter beside")
-        self._tokenizer = ChatTokenizer.load(base / "tokenizer.json")
-        self._pipeline = await asyncio.to_thread(self._open, base)
+        _library()
+        self.tokenizer = ChatTokenizer.load(base / "tokenizer.json")
+        stops = (self.tokenizer.im_end, self.tokenizer.end_of_text)
+        opening = Opening(str(base), self._cache_tokens, self._max_chats, stops)
+        self._worker = await asyncio.to_thread(_Worker, opening)
         self._thread = ModelThread("openvino", self._serve)
         self._thread.start()
-
-    def _open(self, base: Path) -> openvino_genai.ContinuousBatchingPipeline:
-        genai = _library()
-        config = genai.SchedulerConfig()
-        config.num_kv_blocks = -(-self._cache_tokens // TOKENS_PER_BLOCK)
-        config.max_num_seqs = self._max_chats
-        # Prompts are cut into pieces of this size, so that a long one halts nobody's stream.
-        config.max_num_batched_tokens = 256
-        config.dynamic_split_fuse = True
-        config.enable_prefix_caching = True
-        try:
-            return genai.ContinuousBatchingPipeline(str(base), config, "CPU")
-        except RuntimeError as error:
-            raise EngineError(f"OpenVINO cannot load {base}: {error}") from error
 
     def generate(self, token_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta]:
         if self._thread is None:
@@ -96,58 +82,92 @@ class OpenVINOEngine:
 
     def stats(self) -> EngineStats:
         detail = {}
-        if self._pipeline is not None:
-            metrics: Any = self._pipeline.get_metrics()
+        if self._last is not None:
             detail = {
-                "cache_bytes": float(metrics.kv_cache_size_in_bytes),
-                "cache_used_percent": float(metrics.cache_usage),
+                "cache_bytes": self._last.cache_bytes,
+                "cache_used_percent": self._last.cache_used_percent,
             }
         return EngineStats("openvino", "CPU", self._thread.running if self._thread else 0, detail)
 
     async def close(self) -> None:
         if self._thread:
             await self._thread.stop()
-        self._thread = self._pipeline = None
+        if self._worker:
+            await asyncio.to_thread(self._worker.close)
+        self._thread = self._worker = None
 
     def _serve(self, inbox: queue.SimpleQueue[Request | None]) -> None:
-        """The model's thread: takes requests, steps the batch, hands out what it made."""
-        assert self._pipeline is not None
-        assert self._tokenizer is not None
-        pipeline, tokenizer = self._pipeline, self._tokenizer
+        """The model's thread: takes requests, has the batch stepped, hands out what it made."""
+        assert self._worker is not None
+        assert self.tokenizer is not None
+        worker, tokenizer = self._worker, self.tokenizer
         numbers = itertools.count()
-        active: dict[int, tuple[Request, Any, TextStream]] = {}
+        active: dict[int, tuple[Request, TextStream]] = {}
+        busy = False
         while True:
+            step = Step()
             # A cancelled request leaves the scheduler in the step after: idle only without any.
-            idle = not active and not pipeline.has_non_finished_requests()
-            for request in _arrivals(inbox, wait=idle):
+            for request in _arrivals(inbox, wait=not active and not busy):
                 if request is None:
-                    _abandon(pipeline, [handle for _, handle, _ in active.values()])
                     return
+                if not request.cancelled.is_set():
+                    number = next(numbers)
+                    step.arrivals.append((number, list(request.ids), request.sampling))
+                    active[number] = request, TextStream(tokenizer.full)
+            for number, (request, _) in list(active.items()):
                 if request.cancelled.is_set():
-                    continue
-                number = next(numbers)
-                handle = pipeline.add_request(
-                    number, _tensor(request.ids), _config(request.sampling, tokenizer)
-                )
-                active[number] = request, handle, TextStream(tokenizer.full)
-            for number, (request, handle, _) in list(active.items()):
-                if request.cancelled.is_set():
-                    handle.cancel()
+                    step.cancelled.append(number)
                     del active[number]
-            if not pipeline.has_non_finished_requests():
-                continue
-            pipeline.step()
-            for number, (request, handle, text) in list(active.items()):
-                if _hand_out(request, handle, text, tokenizer):
+            self._last = stepped = worker.step(step)
+            busy = stepped.busy
+            for number, output in stepped.outputs.items():
+                if number in active and _hand_out(*active[number], output, tokenizer):
                     del active[number]
 
 
-def _abandon(pipeline: openvino_genai.ContinuousBatchingPipeline, handles: list[Any]) -> None:
-    """Takes open requests out of the scheduler, which complains of what is left in it."""
-    for handle in handles:
-        handle.cancel()
-    while pipeline.has_non_finished_requests():
-        pipeline.step()
+class _Worker:
+    """The pipeline's process, seen from the model's thread. Raises EngineError."""
+
+    def __init__(self, opening: Opening) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "persona.engines.openvino_worker", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # the screen belongs to the conversation
+                cwd=Path(__file__).parents[2],
+            )
+        self._connection = Connection(ours.detach())
+        refusal = self._ask(opening)
+        if refusal is not None:
+            self.close()
+            raise EngineError(f"OpenVINO cannot load {opening.folder}: {refusal}")
+
+    def step(self, step: Step) -> Stepped:
+        stepped = self._ask(step)
+        if not isinstance(stepped, Stepped):
+            raise EngineError(str(stepped).splitlines()[0])
+        return stepped
+
+    def _ask(self, question: Opening | Step) -> Stepped | str | None:
+        try:
+            self._connection.send(question)
+            answer: Stepped | str | None = self._connection.recv()
+        except (EOFError, OSError) as error:
+            code = self._process.wait()
+            raise EngineError(f"OpenVINO's process ended with code {code}") from error
+        return answer
+
+    def close(self) -> None:
+        """Ends the process: at once where it does not end by itself within seconds."""
+        self._connection.close()
+        try:
+            self._process.wait(10.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def _arrivals(inbox: queue.SimpleQueue[Request | None], wait: bool) -> Iterator[Request | None]:
@@ -161,49 +181,17 @@ def _arrivals(inbox: queue.SimpleQueue[Request | None], wait: bool) -> Iterator[
             return
 
 
-def _hand_out(request: Request, handle: Any, text: TextStream, tokenizer: ChatTokenizer) -> bool:
+def _hand_out(request: Request, text: TextStream, output: Output, tokenizer: ChatTokenizer) -> bool:
     """Passes on a request's new tokens; true when it is over."""
-    genai = _library()
-    ended = bool(handle.get_status() != genai.GenerationStatus.RUNNING)
-    while handle.can_read():
-        for output in handle.read().values():
-            ids = list(output.generated_ids)
-            stops = (tokenizer.im_end, tokenizer.end_of_text)
-            finish = None
-            if output.finish_reason == genai.GenerationFinishReason.LENGTH:
-                finish = Finish.LENGTH
-            elif output.finish_reason == genai.GenerationFinishReason.STOP:
-                finish = Finish.STOP
-            piece = text.push([i for i in ids if i not in stops])
-            request.emit(Delta(piece, len(ids), finish))
-            if finish:
-                return True
-    if ended:
+    stops = (tokenizer.im_end, tokenizer.end_of_text)
+    for ids, finish in output.pieces:
+        request.emit(Delta(text.push([i for i in ids if i not in stops]), len(ids), finish))
+        if finish:
+            return True
+    if output.ended:
         # The scheduler gives up on a request whose cache cannot be had.
         request.emit(EngineError("the engine dropped the request: its KV cache is full"))
-    return ended
-
-
-def _tensor(ids: Sequence[int]) -> Any:
-    import openvino
-
-    return openvino.Tensor(np.asarray([ids], dtype=np.int64))
-
-
-def _config(sampling: Sampling, tokenizer: ChatTokenizer) -> openvino_genai.GenerationConfig:
-    config = _library().GenerationConfig()
-    config.max_new_tokens = sampling.max_new_tokens
-    config.set_eos_token_id(tokenizer.im_end)
-    config.stop_token_ids = {tokenizer.im_end, tokenizer.end_of_text}
-    config.repetition_penalty = sampling.repetition_penalty
-    config.presence_penalty = sampling.presence_penalty
-    config.do_sample = sampling.temperature > 0
-    if config.do_sample:
-        config.temperature = sampling.temperature
-        config.top_p = sampling.top_p
-        # The library draws every request from this seed: left alone, a second try says the same.
-        config.rng_seed = secrets.randbits(31) if sampling.seed is None else sampling.seed
-    return config
+    return output.ended
 
 
 def _library() -> Any:

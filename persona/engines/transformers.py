@@ -41,12 +41,12 @@ class TransformersEngine:
         self._cache_tokens = cache_tokens
         self._max_chats = max_chats
         self._manager: ContinuousBatchingManager | None = None
-        self._tokenizer: ChatTokenizer | None = None
+        self.tokenizer: ChatTokenizer | None = None
         self._numbers = itertools.count()
         self._running = 0
 
     async def load(self, base: Path, adapter: Path | None = None) -> None:
-        self._tokenizer = ChatTokenizer.load(base / "tokenizer.json")
+        self.tokenizer = ChatTokenizer.load(base / "tokenizer.json")
         self._manager = await asyncio.to_thread(self._open, base, adapter)
 
     def _open(self, base: Path, adapter: Path | None) -> ContinuousBatchingManager:
@@ -57,7 +57,7 @@ class TransformersEngine:
             from transformers.utils.logging import disable_progress_bar
         except ImportError as error:
             raise without_engine("transformers", "test") from error
-        assert self._tokenizer is not None
+        assert self.tokenizer is not None
         self._device = _device(torch, self._wanted)
         disable_progress_bar()
         try:
@@ -83,8 +83,8 @@ class TransformersEngine:
                 temperature=0.7,
                 top_p=0.9,
                 top_k=_ALL,
-                eos_token_id=[self._tokenizer.im_end, self._tokenizer.end_of_text],
-                pad_token_id=self._tokenizer.end_of_text,
+                eos_token_id=[self.tokenizer.im_end, self.tokenizer.end_of_text],
+                pad_token_id=self.tokenizer.end_of_text,
             ),
             continuous_batching_config=ContinuousBatchingConfig(
                 page_size=_PAGE,
@@ -98,7 +98,7 @@ class TransformersEngine:
         return manager
 
     async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta]:
-        manager, tokenizer = self._manager, self._tokenizer
+        manager, tokenizer = self._manager, self.tokenizer
         if manager is None or tokenizer is None:
             raise EngineError("the engine is not loaded")
         if not manager.is_running():
