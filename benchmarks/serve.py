@@ -25,6 +25,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.chats import EngineWorkload, Figures, Metered, TurnWorkload, Workload, measure
 from bot import app, config
 from bot.__main__ import MISTAKES
@@ -50,9 +52,9 @@ PACKAGES = ("openvino-genai", "torch", "transformers", "tokenizers")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A row. `peak_gb` is the most memory (RSS, 10^9 bytes) of the process up to then, loading too.
+    """A row. `peak_gb` is the most memory (RSS, 10^9 bytes) up to then, loading too.
 
-    It is the peak of this engine and workload alone: no other runs in that process.
+    It is that of this engine's and workload's own process, and of the engine's child if it has one.
     """
 
     engine: str
@@ -178,12 +180,26 @@ async def child(engine: str, workload: str, chats: list[int], alone: int) -> Non
     """Measures one engine on one workload; writes its results, one JSON object a line."""
     async with opened(engine, workload) as asked:
         async for figures in measure(asked, chats, alone, serial=engine == "seed"):
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            peak *= 1 if sys.platform == "darwin" else 1024
-            row = asdict(Result(engine, workload, figures, peak / 1e9))
+            row = asdict(Result(engine, workload, figures, peak_bytes() / 1e9))
             print(json.dumps(row), flush=True)
     if engine == "openvino" and (heavy := {"torch", "transformers"} & sys.modules.keys()):
         raise SystemExit(f"the openvino process imported {', '.join(heavy)}: its memory is off")
+
+
+def peak_bytes() -> int:
+    """The most memory that this process had, and its children that run: an engine may have one."""
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    own *= 1 if sys.platform == "darwin" else 1024
+    return own + sum(_peak_of(process) for process in psutil.Process().children(recursive=True))
+
+
+def _peak_of(process: psutil.Process) -> int:
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text("utf-8")
+    except OSError:
+        return int(process.memory_info().rss)  # elsewhere than on Linux only what it has now
+    kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(kilobytes) * 1024
 
 
 def results_of(engine: str, workload: str, options: list[str]) -> list[Result]:
