@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
-from bot.conversation import Answer, Conversations
+from bot.conversation import Answer, Conversations, clean
 from bot.feedback import rate
 from bot.platforms.base import Incoming
 from bot.texts import LANGUAGES, say
@@ -40,7 +40,7 @@ class Commands:
 
     def answer(self, incoming: Incoming) -> Answer | None:
         """The answer to a command; None for what is not one."""
-        text = incoming.text.strip()
+        text = clean(incoming.text)
         if not text.startswith("/") or text.startswith("//"):
             return None
         # Telegram writes /help@name in groups.

@@ -66,7 +66,7 @@ class Conversations:
     async def _reply(
         self, incoming: Incoming, answer: Answer, *, retry: bool
     ) -> AsyncGenerator[str]:
-        if not retry and (refusal := self._refusal(_clean(incoming.text))):
+        if not retry and (refusal := self._refusal(clean(incoming.text))):
             yield say(await self.lang(incoming), refusal, limit=self._settings.max_message)
             return
         place = (incoming.platform, incoming.chat_id, incoming.thread_id)
@@ -115,10 +115,10 @@ class Conversations:
     ) -> AsyncGenerator[str]:
         """One turn, written down before it is generated and closed after, whatever happens."""
         started = time.monotonic()
-        text = retry_of.text if retry_of else _clean(incoming.text)
+        text = retry_of.text if retry_of else clean(incoming.text)
         # Who said it, whoever asks for another answer.
         user_id = retry_of.user_id if retry_of else incoming.user_id
-        user_name = retry_of.user_name if retry_of else _clean(incoming.user_name)
+        user_name = retry_of.user_name if retry_of else clean(incoming.user_name)
         turn_id = await self._store.begin_turn(
             conversation.id, user_id, user_name, text, incoming.message_id, retry_of
         )
@@ -189,6 +189,6 @@ def _exchange(turn: Turn, is_group: bool) -> Exchange:
     return Exchange(turn.text, turn.reply, str(turn.id), turn.user_name if is_group else None)
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """What was said, without what no person types: NULs and lone surrogates."""
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "").strip()

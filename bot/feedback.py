@@ -8,6 +8,9 @@ from data.store import Store, Turn
 from persona import guard
 
 MAX_CORRECTION = 300
+# What is plainly a verdict must never be stored as a better wording.
+_GOOD = frozenset(("good", "great", "好", "很好", "真好", "不错", "太好了", "喜欢", "+1"))
+_BAD = frozenset(("bad", "不好", "很差", "差", "不行", "不喜欢", "-1"))
 
 
 async def rate(store: Store, incoming: Incoming, turn: Turn | None, verdict: str, lang: str) -> str:
@@ -29,9 +32,9 @@ async def rate(store: Store, incoming: Incoming, turn: Turn | None, verdict: str
 
 
 def _read(verdict: str) -> tuple[int, str | None, str]:
-    word = verdict.casefold()
-    if word in ("good", "好", "👍", "+1"):
+    word = verdict.casefold().strip(" !！。.~～…")
+    if word in _GOOD or not word.strip("👍❤\ufe0f🌹"):
         return 1, None, "rated_good"
-    if word in ("bad", "不好", "👎", "-1"):
+    if word in _BAD or not word.strip("👎"):
         return -1, None, "rated_bad"
     return -1, verdict, "rated_correction"

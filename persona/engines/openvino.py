@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import queue
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,9 @@ def build_graph(gguf: Path, folder: Path) -> None:
         raise EngineError(f"OpenVINO wrote no graph into {folder}")
 
 
+log = logging.getLogger(__name__)
+
+
 class OpenVINOEngine:
     """Serves a folder made by persona/weights.py: openvino_model.xml, .bin and tokenizer.json."""
 
@@ -59,6 +64,8 @@ class OpenVINOEngine:
         self._worker: _Worker | None = None
         self.tokenizer: ChatTokenizer | None = None
         self._last: Stepped | None = None
+        self._opening: Opening | None = None
+        self._starting = asyncio.Lock()
 
     async def load(self, base: Path, adapter: Path | None = None) -> None:
         if adapter is not None:
@@ -66,19 +73,38 @@ class OpenVINOEngine:
         _library()
         self.tokenizer = ChatTokenizer.load(base / "tokenizer.json")
         stops = (self.tokenizer.im_end, self.tokenizer.end_of_text)
-        opening = Opening(str(base), self._cache_tokens, self._max_chats, stops)
+        # The worker runs in another folder than the bot may.
+        folder = str(await asyncio.to_thread(base.resolve))
+        self._opening = Opening(folder, self._cache_tokens, self._max_chats, stops)
+        await self._start(self._opening)
+
+    async def _start(self, opening: Opening) -> ModelThread:
         self._worker = await asyncio.to_thread(_Worker, opening)
         self._thread = ModelThread("openvino", self._serve)
         self._thread.start()
+        return self._thread
 
-    def generate(self, token_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta]:
-        if self._thread is None:
-            raise EngineError("the engine is not loaded")
+    async def _alive(self) -> ModelThread:
+        """The model's thread; a new one, with a new process, where the last one failed."""
+        async with self._starting:
+            if self._thread is None or self._opening is None:
+                raise EngineError("the engine is not loaded")
+            if self._thread.failure is None:
+                return self._thread
+            log.warning("OpenVINO is started again after: %s", self._thread.failure)
+            if self._worker:
+                await asyncio.to_thread(self._worker.close)
+            return await self._start(self._opening)
+
+    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta]:
         if len(token_ids) + sampling.max_new_tokens > self._cache_tokens:
             raise EngineError(
                 f"a prompt of {len(token_ids)} tokens does not fit [model] cache_tokens"
             )
-        return self._thread.generate(token_ids, sampling)
+        thread = await self._alive()
+        async with aclosing(thread.generate(token_ids, sampling)) as deltas:
+            async for delta in deltas:
+                yield delta
 
     def stats(self) -> EngineStats:
         detail = {}

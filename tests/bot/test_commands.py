@@ -245,3 +245,15 @@ def test_texts_have_the_same_keys_and_fields() -> None:
 def test_every_text_is_said_somewhere() -> None:
     source = "".join(p.read_text("utf-8") for p in (REPO / "bot").rglob("*.py"))
     assert [key for key in _texts("zh") if not re.search(f"[\"']{key}[\"']", source)] == []
+
+
+@pytest.mark.parametrize("word", ["很好", "Good!", "👍👍", "❤️"])
+async def test_praise_is_a_vote_and_no_better_wording(chat: Chat, word: str) -> None:
+    await chat.say("你好")
+    assert await chat.say(f"/feedback {word}") == say("zh", "rated_good")
+    assert [row[2:] for row in ratings(chat)] == [(1, None)]
+
+
+async def test_odd_characters_in_a_correction_are_answered(chat: Chat) -> None:
+    await chat.say("你好")
+    assert await chat.say("/feedback 好\ud800诗\0句") == say("zh", "rated_correction")

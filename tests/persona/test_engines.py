@@ -254,7 +254,25 @@ async def test_openvino_refuses_a_prompt_beyond_its_cache(graph: Path) -> None:
         await made.load(graph)
         try:
             with pytest.raises(EngineError, match="60 tokens does not fit"):
-                made.generate([1] * 60, GREEDY)
+                await anext(made.generate([1] * 60, GREEDY))
+        finally:
+            await made.close()
+
+
+async def test_openvino_starts_again_after_its_process_was_killed(
+    graph: Path, builder: PromptBuilder
+) -> None:
+    ids = builder.build("你好").ids
+    made = OpenVINOEngine(cache_tokens=2048, max_chats=1)
+    async with asyncio.timeout(SECONDS):
+        await made.load(graph)
+        try:
+            before, _ = await said(made, ids)
+            assert made._worker is not None
+            made._worker._process.kill()
+            with pytest.raises(EngineError, match="ended with code -9"):
+                await said(made, ids)
+            assert (await said(made, ids))[0] == before
         finally:
             await made.close()
 
