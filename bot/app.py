@@ -114,7 +114,10 @@ def make_service(
     # Every byte is a token of the echo engine's: its budget is wider, so that it shows the same.
     scale = 4 if engine_name(settings) == "echo" else 1
     budget = Budget(
-        model.context * scale, persona.lore_tokens * scale, persona.exemplar_tokens * scale
+        model.context * scale,
+        persona.lore_tokens * scale,
+        persona.exemplar_tokens * scale,
+        160 * scale,
     )
     return InferenceService(
         engine,

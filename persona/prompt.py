@@ -7,6 +7,7 @@ plain tokenizer, which has none.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ class Budget:
     total: int = 1024
     lore: int = 120
     exemplars: int = 250
+    introduction: int = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ class PromptBuilder:
 
     def _system_text(self, lines: Sequence[str]) -> str:
         card = self.card
-        text = card.fill(card.system_prompt or f"你是{card.name}。{card.description}")
+        text = card.fill(card.system_prompt or self._introduction())
         if card.character_book:
             budget = self.budget.lore
             if card.character_book.token_budget is not None:
@@ -124,6 +126,15 @@ class PromptBuilder:
             lore = [e.content for e in within(entries, budget, self.tokenizer.count)]
             text = "\n".join([text, *(card.fill(line) for line in lore)])
         return text
+
+    def _introduction(self) -> str:
+        """For a card without a system prompt: its name, and what of its description fits."""
+        text = f"你是{self.card.name}。"
+        for sentence in re.findall(r"[^。！？.!?\n]+[。！？.!?\n]*", self.card.description):
+            if self.tokenizer.count(text + sentence) > self.budget.introduction:
+                break
+            text += sentence
+        return text.strip()
 
     def _message(self, role: str, body: str) -> list[int]:
         end = self.tokenizer.im_end

@@ -333,3 +333,11 @@ def test_a_speaker_is_named_before_the_words(raw_bytes: ChatTokenizer, card: Car
         builder.build(" 爱哥哥呢 ", speaker=" 湘云\n").ids
     )
     assert builder.build("在吗", speaker="  ").ids == builder.build("在吗").ids
+
+
+def test_a_long_description_is_cut_at_a_sentence_and_leaves_room(raw_bytes: ChatTokenizer) -> None:
+    card = Card(name="Ann", description="She sails. " * 200)
+    prompt = PromptBuilder(raw_bytes, card, Budget(introduction=80)).build("hello")
+    system = raw_bytes.decode(prompt.ids).partition("<|im_end|>")[0]
+    assert system.endswith("She sails.")
+    assert 40 < raw_bytes.count(system) < 160
