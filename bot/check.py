@@ -10,7 +10,7 @@ from data.store import Store
 async def check(settings: Settings) -> int:
     """Validates persona, model and database and prints what would be done; fetches nothing.
 
-    Raises the same errors as starting would.
+    A model's files are looked for and not opened; all else raises what starting would.
     """
     character = load_character(settings)
     book = character.card.character_book

@@ -85,13 +85,6 @@ async def _bring_up(engine: AsyncEngine, where: Path | str) -> None:
 
 def _prepare(path: Path, exclusive: bool) -> FileLock | None:
     """Makes the database's folder and, for a bot, keeps other bots out."""
-    if path.exists() and path.stat().st_size == 0 and not Path(f"{path}-wal").exists():
-        # SQLite would take it for a new one.
-        aside = _put_aside(path)
-        raise StoreError(
-            f"the database {path} is empty where it should hold something; it was kept as {aside}. "
-            f"Restore a backup to {path}, or move that file elsewhere to begin anew"
-        )
     kept = [p for p in path.parent.glob(f"{path.name}.damaged-*") if p.name.endswith("Z")]
     if kept and not path.exists():
         # Beginning anew by itself would silently forget consents and erasures.
@@ -114,6 +107,15 @@ def _prepare(path: Path, exclusive: bool) -> FileLock | None:
             f"{path.parent} cannot be written ({error.strerror}); "
             "set [paths] var to a folder that can"
         ) from error
+    if path.exists() and path.stat().st_size == 0 and not Path(f"{path}-wal").exists():
+        # SQLite would take it for a new one. Only the lock's holder may judge: a database that
+        # another process is just making is empty too.
+        lock.release()
+        aside = _put_aside(path)
+        raise StoreError(
+            f"the database {path} is empty where it should hold something; it was kept as {aside}. "
+            f"Restore a backup to {path}, or move that file elsewhere to begin anew"
+        )
     return lock
 
 

@@ -116,7 +116,6 @@ class ModelThread(threading.Thread):
     def __init__(self, name: str, serve: Callable[[queue.SimpleQueue[Request | None]], None]):
         super().__init__(name=name, daemon=True)
         self.inbox: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self.open: set[int] = set()
         self.failure: EngineError | None = None
         self._requests: dict[int, Request] = {}
         self._lock = threading.Lock()

@@ -34,6 +34,8 @@ from persona.engines.base import (
 from persona.engines.openvino_worker import Opening, Output, Step, Stepped
 from persona.tokenizer import ChatTokenizer
 
+log = logging.getLogger(__name__)
+
 
 def build_graph(gguf: Path, folder: Path) -> None:
     """Turns a Q8_0 GGUF into the graph files that `load` reads, in `folder`. Raises EngineError.
@@ -49,9 +51,6 @@ def build_graph(gguf: Path, folder: Path) -> None:
         raise EngineError(f"OpenVINO cannot build a graph from {gguf}: {error}") from error
     if not (folder / "openvino_model.xml").is_file():
         raise EngineError(f"OpenVINO wrote no graph into {folder}")
-
-
-log = logging.getLogger(__name__)
 
 
 class OpenVINOEngine:

@@ -269,3 +269,13 @@ async def test_folder_is_made(tmp_path: Path) -> None:
     deep = tmp_path / "a" / "b c" / "daiyu.db"
     await (await Store.open(f"sqlite+aiosqlite:///{deep}")).close()
     assert deep.exists()
+
+
+async def test_an_emptied_database_is_kept_aside_and_not_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "daiyu.db"
+    path.touch()
+    for said in ("is empty", "was damaged and kept"):
+        with pytest.raises(StoreError, match=said):
+            await Store.open(f"sqlite+aiosqlite:///{path}")
+    (kept,) = [p for p in tmp_path.iterdir() if ".damaged-" in p.name]
+    assert kept.stat().st_size == 0
