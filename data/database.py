@@ -7,10 +7,13 @@ spite of the timeout.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from alembic import command
@@ -18,7 +21,7 @@ from alembic.config import Config
 from alembic.util.exc import CommandError
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, event, text
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -29,10 +32,28 @@ class StoreError(Exception):
     """The database cannot be opened; one line for the owner, with what to do next."""
 
 
-async def open_database(
-    url: str, busy_timeout: float, exclusive: bool
-) -> tuple[AsyncEngine, FileLock | None]:
-    """The database, ready, and the lock that keeps other bots out. Raises StoreError."""
+_LEAVING_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """An open database. `lock` keeps other bots out; `threads` are its SQLite connections'."""
+
+    engine: AsyncEngine
+    lock: FileLock | None
+    threads: list[Thread]
+
+    async def close(self) -> None:
+        await self.engine.dispose()
+        # A cancelled task leaves its connection to a thread that reports to this loop once more.
+        for thread in self.threads:
+            await asyncio.to_thread(thread.join, _LEAVING_SECONDS)
+        if self.lock:
+            self.lock.release()
+
+
+async def open_database(url: str, busy_timeout: float, exclusive: bool) -> Database:
+    """The database, ready: checked, and of today's schema. Raises StoreError."""
     try:
         parsed = make_url(url)
     except ArgumentError as error:
@@ -42,34 +63,27 @@ async def open_database(
     path = Path(parsed.database or "") if sqlite and not in_memory else None
     lock = _prepare(path, exclusive) if path else None
     try:
-        engine = _engine(parsed, busy_timeout)
-        await _bring_up(engine, path or url)
-    except BaseException:
+        connect_args = {"timeout": busy_timeout} if sqlite else {}
+        engine = create_async_engine(parsed, connect_args=connect_args)
+    except BaseException as error:
         if lock:
             lock.release()
+        if isinstance(error, ImportError | SQLAlchemyError):
+            raise StoreError(f"[store] url: {error}") from error
         raise
-    return engine, lock
+    database = Database(engine, lock, _configure_sqlite(engine) if sqlite else [])
+    await _bring_up(database, path or url)
+    return database
 
 
-def _engine(url: URL, busy_timeout: float) -> AsyncEngine:
-    sqlite = url.get_backend_name() == "sqlite"
+async def _bring_up(database: Database, where: Path | str) -> None:
     try:
-        engine = create_async_engine(url, connect_args={"timeout": busy_timeout} if sqlite else {})
-    except (ImportError, SQLAlchemyError) as error:
-        raise StoreError(f"[store] url: {error}") from error
-    if sqlite:
-        _configure_sqlite(engine)
-    return engine
-
-
-async def _bring_up(engine: AsyncEngine, where: Path | str) -> None:
-    try:
-        async with engine.begin() as connection:
+        async with database.engine.begin() as connection:
             if isinstance(where, Path):
                 await _check(connection)
             await connection.run_sync(_migrate)
     except BaseException as error:
-        await engine.dispose()
+        await database.close()
         if isinstance(where, Path) and _is_damage(error):
             aside = _put_aside(where)
             raise StoreError(
@@ -119,9 +133,14 @@ def _prepare(path: Path, exclusive: bool) -> FileLock | None:
     return lock
 
 
-def _configure_sqlite(engine: AsyncEngine) -> None:
+def _configure_sqlite(engine: AsyncEngine) -> list[Thread]:
+    """Sets up each connection as it is made; the threads that the living ones run in."""
+    threads: list[Thread] = []
+
     @event.listens_for(engine.sync_engine, "connect")
     def connected(connection: Any, _: Any) -> None:
+        threads[:] = [t for t in threads if t.is_alive()]
+        threads.append(connection.driver_connection._thread)  # aiosqlite tells it nowhere else
         connection.isolation_level = None  # transactions are begun below, not by the driver
         cursor = connection.cursor()
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
@@ -139,6 +158,8 @@ def _configure_sqlite(engine: AsyncEngine) -> None:
     def begun(connection: Connection) -> None:
         options = connection.get_execution_options()
         connection.exec_driver_sql(options.get("sqlite_begin", "BEGIN IMMEDIATE"))
+
+    return threads
 
 
 async def _check(connection: AsyncConnection) -> None:

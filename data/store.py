@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from filelock import FileLock
 from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from data.database import open_database, reason
+from data.database import Database, open_database, reason
 from data.schema import STATES, conversations, messages, ratings, turns
 
 
@@ -58,10 +57,10 @@ def _now() -> datetime:
 class Store:
     """Everything that is remembered. Open it with `Store.open`, close it with `close`."""
 
-    def __init__(self, engine: AsyncEngine, lock: FileLock | None) -> None:
-        self._engine = engine
-        self._reading = engine.execution_options(sqlite_begin="BEGIN")
-        self._lock = lock
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._engine = database.engine
+        self._reading = database.engine.execution_options(sqlite_begin="BEGIN")
         # SQLite's own waiting polls and is unfair: on a busy machine some writers wait for ever.
         self._writing = asyncio.Lock()
 
@@ -72,12 +71,10 @@ class Store:
         With `exclusive`, a bot keeps other bots away; readers such as the trainer leave it out.
         Raises StoreError.
         """
-        return cls(*await open_database(url, busy_timeout, exclusive))
+        return cls(await open_database(url, busy_timeout, exclusive))
 
     async def close(self) -> None:
-        await self._engine.dispose()
-        if self._lock:
-            self._lock.release()
+        await self._database.close()
 
     @asynccontextmanager
     async def _write(self) -> AsyncIterator[AsyncConnection]:

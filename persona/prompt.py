@@ -18,6 +18,8 @@ from persona.tokenizer import ChatTokenizer
 IGNORED = -100
 """The label of a position that is not learned (PyTorch's `ignore_index`)."""
 
+_SENTENCE = re.compile(r"[^。！？.!?\n]*[。！？.!?\n]+|[^。！？.!?\n]+")
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
@@ -130,7 +132,7 @@ class PromptBuilder:
     def _introduction(self) -> str:
         """For a card without a system prompt: its name, and what of its description fits."""
         text = f"你是{self.card.name}。"
-        for sentence in re.findall(r"[^。！？.!?\n]+[。！？.!?\n]*", self.card.description):
+        for sentence in _SENTENCE.findall(self.card.description):
             if self.tokenizer.count(text + sentence) > self.budget.introduction:
                 break
             text += sentence

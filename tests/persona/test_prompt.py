@@ -147,7 +147,7 @@ def test_no_card_yields_a_marker(
 
     ours = [tokenizer.im_start, tokenizer.im_end]
     assert markers(tokenizer, prompt.ids) == [*ours, *ours, tokenizer.im_start]
-    system_text = card.fill(system or f"你是{name}。{description}") + "\n" + card.fill(lore)
+    system_text = card.fill(system or f"你是{name}。{description}".strip()) + "\n" + card.fill(lore)
     assert tokenizer.decode(prompt.ids).startswith(chatml(tokenizer, [("system", system_text)]))
 
 
