@@ -90,6 +90,12 @@ class Card(_Lenient):
         return text
 
 
+def read_persona_card(folder: Path) -> Card:
+    """A persona's card: card.json of its folder, else card.png. Raises CardError."""
+    path = folder / "card.json"
+    return load_card(path if path.exists() else folder / "card.png")
+
+
 def load_card(path: Path) -> Card:
     """Reads a card from a .json or .png file. Raises CardError."""
     try:

@@ -1,0 +1,238 @@
+"""python -m trainer: the offline refining job. Without a command, the whole loop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from data.config import SettingsError, environment
+from data.triples import TriplesError
+from persona.card import CardError
+from persona.checkpoint import CheckpointError
+from persona.engines.base import EngineError
+from persona.registry import Registry, RegistryError, Version
+from persona.serving import ServingError
+from persona.weights import WeightsError
+from trainer.config import Settings, read
+from trainer.lint import LintError, lint
+
+Command = Callable[[Settings, argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; its exit code. A mistake of the owner's is one line on standard error."""
+    parsed = _parser().parse_args(arguments)
+    # Imported late, so that `list` and `lint` need no torch: these two live beside it.
+    mistakes: tuple[type[Exception], ...] = (
+        SettingsError, TriplesError, CardError, CheckpointError, EngineError, RegistryError,
+        ServingError, WeightsError, LintError,
+    )  # fmt: skip
+    if parsed.run in (_loop, _train, _gate):
+        try:
+            from trainer.preprocess import DatasetError
+            from trainer.train import TrainingError
+        except ImportError as error:
+            return _refuse(f"training needs the package {error.name}, which `make train` installs")
+        mistakes += (DatasetError, TrainingError)
+    try:
+        command: Command = parsed.run
+        return command(read(parsed.config, environment()), parsed)
+    except mistakes as error:
+        return _refuse(str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _refuse(f"{where}{error.strerror or error}")
+    except KeyboardInterrupt:
+        return _refuse("stopped; `python -m trainer --resume` goes on from the last checkpoint")
+
+
+def _refuse(line: str) -> int:
+    print(f"daiyu: {line}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
+    parser.add_argument("--config", type=Path, default=Path("config.toml"))
+    parser.add_argument("--resume", action="store_true", help="go on with the run that was cut off")
+    parser.set_defaults(run=_loop)
+    commands = parser.add_subparsers(title="commands", metavar="")
+
+    def add(name: str, run: Command, about: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=about, description=about)
+        made.set_defaults(run=run)
+        return made
+
+    train = add("train", _train, "train an adapter, and neither judge nor publish it")
+    train.add_argument("--resume", action="store_true", default=argparse.SUPPRESS)
+    add("gate", _gate, "hold the newest trained run against what is served, and publish it")
+    add("list", _list, "list the adapter versions")
+    show = add("show", _show, "show a version's lineage and its gate's verdict")
+    show.add_argument("version", nargs="?")
+    promote = add("promote", _promote, "serve a version")
+    promote.add_argument("version")
+    promote.add_argument("--force", metavar="REASON", help="in spite of its gate; is recorded")
+    add("rollback", _rollback, "serve what was served before")
+    export = add("export", _export, "write the dataset for other trainers")
+    export.add_argument("folder", type=Path)
+    linted = add("lint", _lint, "check authored rows")
+    linted.add_argument("folder", type=Path, nargs="?")
+    return parser
+
+
+def _loop(settings: Settings, arguments: argparse.Namespace) -> int:
+    _train(settings, arguments)
+    return _gate(settings, arguments)
+
+
+def _train(settings: Settings, arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from trainer import loop
+    from trainer.display import Display
+    from trainer.run import only_trainer
+
+    with Display(Console(stderr=True, highlight=False)) as display, only_trainer(settings.runs):
+        dataset = loop.read_dataset(settings.persona.dialogues)
+        display.say(f"{len(dataset.rows)} rows, {len(dataset.sets.talk)} to judge by")
+        run = loop.train(
+            settings,
+            dataset,
+            loop.weights(settings, display.report),
+            resume=arguments.resume,
+            watch=display.watch,
+            say=display.say,
+        )
+        display.say(f"trained: {run.best}")
+    return 0
+
+
+def _gate(settings: Settings, _: argparse.Namespace) -> int:
+    """Judges the newest run, publishes it, and promotes it where it is better."""
+    from rich.console import Console
+
+    from trainer import loop
+    from trainer.display import Display
+    from trainer.publish import publish
+    from trainer.run import Run, only_trainer
+
+    with Display(Console(stderr=True, highlight=False)) as display, only_trainer(settings.runs):
+        run = Run.unpublished(settings.runs)
+        dataset = loop.read_dataset(settings.persona.dialogues)
+        made = loop.weights(settings, display.report)
+        parent = loop.incumbent(settings).version
+        verdict, sheet = asyncio.run(loop.gate(settings, dataset, made, run, display.report))
+        registry = loop.registry(settings)
+        version = publish(run, registry, parent, verdict, sheet)
+        talk = verdict.losses["talk"]
+        display.say(
+            f"{version.name}: {talk.candidate:.3f} nats a character, "
+            f"{verdict.incumbent} {talk.incumbent:.3f}; "
+            f"difference {talk.mean:+.3f} ({talk.low:+.3f} to {talk.high:+.3f})"
+        )
+        if not verdict.passed:
+            for reason in verdict.reasons:
+                display.say(f"- {reason}")
+            display.say(f"not promoted; read {version.path / 'samples.md'}")
+            return 2
+        registry.promote(version, "the gate passed it")
+        display.say(f"promoted; a running bot takes it over by itself. Read {version.path}")
+    return 0
+
+
+def _registry(settings: Settings) -> Registry:
+    return Registry(settings.paths.var / "adapters")
+
+
+def _list(settings: Settings, _: argparse.Namespace) -> int:
+    registry = _registry(settings)
+    current = registry.current()
+    versions = registry.versions()
+    for version in versions:
+        mark = "*" if current and version.name == current.name else " "
+        rows = version.lineage.get("dataset", {}).get("rows", "?")
+        print(f"{mark} {version.name}  {version.base}  {rows} rows  {_judged(version)}")
+    if not versions:
+        print("no versions yet; `python -m trainer` makes one")
+    return 0
+
+
+def _judged(version: Version) -> str:
+    report = version.gate()
+    if report is None:
+        return "not judged"
+    return "gate passed" if report.get("passed") else "gate not passed"
+
+
+def _show(settings: Settings, arguments: argparse.Namespace) -> int:
+    registry = _registry(settings)
+    version = registry.version(arguments.version) if arguments.version else registry.current()
+    if version is None:
+        raise RegistryError("no version was promoted; name one of `list`")
+    print((version.path / "README.md").read_text("utf-8"))
+    for promotion in registry.promotions():
+        if promotion["version"] == version.name:
+            when = datetime.fromisoformat(promotion["at"]).astimezone()
+            forced = ", forced" if promotion["forced"] else ""
+            print(f"promoted {when:%Y-%m-%d %H:%M}{forced}: {promotion['reason']}")
+    return 0
+
+
+def _promote(settings: Settings, arguments: argparse.Namespace) -> int:
+    registry = _registry(settings)
+    version = registry.version(arguments.version)
+    report = version.gate()
+    passed = bool(report and report.get("passed"))
+    forced = arguments.force is not None
+    if forced and not arguments.force.strip():
+        raise RegistryError("--force needs a reason, which is recorded")
+    if not passed and not forced:
+        reasons = "; ".join(report.get("reasons", [])) if report else "it was not judged"
+        raise RegistryError(
+            f"{version.name} did not pass its gate ({reasons}); "
+            'to serve it all the same: --force "<reason>"'
+        )
+    registry.promote(version, arguments.force if forced else "by hand", forced=forced)
+    print(f"{version.name} is served now")
+    return 0
+
+
+def _rollback(settings: Settings, _: argparse.Namespace) -> int:
+    previous = _registry(settings).rollback()
+    print(f"{previous.name if previous else 'the adapter that ships'} is served now")
+    return 0
+
+
+def _export(settings: Settings, arguments: argparse.Namespace) -> int:
+    from data.triples import read_folder
+    from persona.card import read_persona_card
+    from trainer.export import export
+
+    card = read_persona_card(settings.persona.folder)
+    triples = [triple for _, triple in read_folder(settings.persona.dialogues)]
+    for path in export(triples, arguments.folder, card.fill(card.system_prompt)):
+        print(path)
+    return 0
+
+
+def _lint(settings: Settings, arguments: argparse.Namespace) -> int:
+    folder = arguments.folder or settings.persona.dialogues
+    rows, faults = lint(folder)
+    for fault in faults:
+        print(fault)
+    print(f"{folder}: {rows} rows, {len(faults)} faults")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    # A closed pipe (`list | head`) is no error.
+    try:
+        sys.exit(main())
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

@@ -1,0 +1,116 @@
+"""Settings of the training, its recipes, and the whole that the trainer's root reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from data.config import PathsSettings, read_settings
+from persona.config import ModelSettings, PersonaSettings
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The layers that carry the adapter: all linear ones of a decoder block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How an adapter is trained.
+
+    `exemplars` stand before each conversation, as they do when it is served; `bare` is the share of
+    conversations that are learned without any. A step learns from `batch` conversations.
+    """
+
+    rank: int
+    alpha: int
+    dropout: float
+    rate: float
+    epochs: int
+    batch: int = 8
+    exemplars: int = 3
+    bare: float = 0.0
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    patience: int = 1
+    """Evaluations in a row that may be no better before it stops."""
+
+
+RECIPES = {
+    # The first recipe's own values; its faults are mended all the same (docs/recipe.md).
+    "seed": Recipe(rank=8, alpha=32, dropout=0.1, rate=5e-4, epochs=1, exemplars=0),
+    # Chosen by loss and by reading.
+    "daiyu": Recipe(rank=8, alpha=16, dropout=0.0, rate=2e-4, epochs=3),
+}
+
+
+class TrainingSettings(BaseModel):
+    """[training]"""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base: str = "Qwen/Qwen2.5-0.5B-Instruct"
+    """What is trained on; where no hub is reached, the embedded base."""
+    recipe: Literal["daiyu", "seed"] = "daiyu"
+    """The named recipe."""
+    epochs: int | None = Field(default=None, ge=1)
+    """Overrides the recipe's."""
+    rate: float | None = Field(default=None, gt=0, le=1)
+    """The highest learning rate; overrides the recipe's."""
+    rank: int | None = Field(default=None, ge=1, le=256)
+    """The adapter's rank; overrides the recipe's."""
+    seed: int = 0
+    """Of the adapter's first values, the order of rows, and dropout."""
+    pack_tokens: int = Field(default=0, ge=0)
+    """Tokens that go through the model at once; 0 is 768 on a CPU and 8192 on a GPU. Halved by
+    itself where memory does not suffice."""
+    checkpoint_seconds: float = Field(default=300.0, gt=0)
+    """Between two checkpoints; an interrupted run goes on from the last one with --resume."""
+
+    def chosen(self) -> Recipe:
+        """The recipe with what is overridden."""
+        recipe = RECIPES[self.recipe]
+        return replace(
+            recipe,
+            epochs=self.epochs or recipe.epochs,
+            rate=self.rate or recipe.rate,
+            rank=self.rank or recipe.rank,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that the trainer reads of config.toml."""
+
+    paths: PathsSettings
+    model: ModelSettings
+    persona: PersonaSettings
+    training: TrainingSettings
+
+    @property
+    def runs(self) -> Path:
+        """Where training runs keep their checkpoints."""
+        return self.paths.var / "training"
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "paths": PathsSettings,
+    "model": ModelSettings,
+    "persona": PersonaSettings,
+    "training": TrainingSettings,
+}
+_FOREIGN = frozenset({"bot", "store"})
+
+
+def read(path: Path, env: Mapping[str, str]) -> Settings:
+    """Reads config.toml and the environment. Raises data.config.SettingsError."""
+    sections = read_settings(path, _SECTIONS, env, _FOREIGN)
+    return Settings(
+        paths=cast(PathsSettings, sections["paths"]),
+        model=cast(ModelSettings, sections["model"]),
+        persona=cast(PersonaSettings, sections["persona"]),
+        training=cast(TrainingSettings, sections["training"]),
+    )

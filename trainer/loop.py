@@ -1,0 +1,248 @@
+"""The loop's steps joined: what is trained on what, training, the gate, publishing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from accelerate import Accelerator
+from transformers.utils.logging import disable_progress_bar
+
+from persona.card import read_persona_card
+from persona.child import Report
+from persona.config import PROFILES
+from persona.engines.openvino_score import score
+from persona.exemplars import ExemplarIndex
+from persona.prompt import IGNORED, PromptBuilder
+from persona.registry import Registry
+from persona.serving import (
+    Served,
+    budget,
+    content_hash,
+    engine_name,
+    fitting_base,
+    load_engine,
+    to_serve,
+)
+from persona.tokenizer import ChatTokenizer
+from persona.weights import EMBEDDED, Base, Weights, WeightsError
+from trainer.config import Settings
+from trainer.gate import EvalSets, Measured, Subject, Verdict, compare, measure, samples
+from trainer.lint import read_rules
+from trainer.model import adapt, example_losses, load_merged, precision
+from trainer.packing import Example
+from trainer.preprocess import Preprocessor, Row, hold_out, read_rows
+from trainer.publish import dataset_facts
+from trainer.run import Run
+from trainer.train import Evaluation, Step, Trainer, TrainingError
+
+Watch = Callable[[Step | Evaluation], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Rows to learn from, and the frozen ones to judge by; neither near to the other."""
+
+    rows: list[Row]
+    sets: EvalSets
+
+
+def read_dataset(folder: Path, collected: Sequence[Row] = ()) -> Dataset:
+    """The authored rows of a folder, with the collected ones, and the frozen sets in eval/.
+
+    Without eval/talk.jsonl a twentieth of the rows is held out for it. Raises TriplesError,
+    DatasetError.
+    """
+    rows = [*read_rows(folder), *collected]
+    frozen: dict[str, list[Row]] = {"talk": [], "safety": [], "sycophancy": []}
+    if (folder / "eval").is_dir():
+        for row in read_rows(folder / "eval"):
+            frozen[row.key.partition(":")[0]].append(row)
+    if not frozen["talk"]:
+        rows, frozen["talk"] = hold_out(rows)
+    if not rows or not frozen["talk"]:
+        raise TrainingError(f"{folder} holds too few rows to train on and to judge by")
+    return Dataset(rows, EvalSets(**frozen))
+
+
+def training_base(settings: Settings, weights: Weights, say: Callable[[str], None]) -> Base:
+    """The base to train on: the embedded one where the hubs that hold it cannot be reached."""
+    name = settings.training.base
+    try:
+        return weights.base(name)
+    except WeightsError as error:
+        if name == EMBEDDED or not _is_hub_name(name):
+            raise
+        say(f"{name} cannot be had ({error}); training on the embedded base instead")
+        return weights.base(EMBEDDED)
+
+
+def _is_hub_name(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def train(
+    settings: Settings,
+    dataset: Dataset,
+    weights: Weights,
+    *,
+    resume: bool,
+    watch: Watch,
+    say: Callable[[str], None],
+) -> Run:
+    """Trains an adapter, or goes on with one. Raises TrainingError, WeightsError, DatasetError."""
+    disable_progress_bar()
+    recipe, training = settings.training.chosen(), settings.training
+    accelerator = Accelerator()
+    base = training_base(settings, weights, say)
+    card = read_persona_card(settings.persona.folder)
+    facts = {
+        "persona": card.name,
+        "base": {"name": base.name, "sha256": content_hash(base)},
+        "dataset": dataset_facts(dataset.rows, dataset.sets.talk),
+        "recipe": asdict(recipe) | {"name": training.recipe},
+        "prompt": asdict(budget(settings.model, settings.persona)),
+        "seed": training.seed,
+    }
+    facts = json.loads(json.dumps(facts))  # as they will be read back
+    run = Run.unfinished(settings.runs, facts) if resume else Run.begin(settings.runs, facts)
+    if run.trained:
+        return run
+    folder = weights.for_transformers(base)
+    tokenizer = ChatTokenizer.load(folder / "tokenizer.json")
+    builder = PromptBuilder(tokenizer, card, budget(settings.model, settings.persona))
+    preprocessor = Preprocessor(builder, dataset.rows, recipe.exemplars)
+    epochs = [
+        preprocessor.epoch(training.seed * 1000 + number, recipe.bare)
+        for number in range(recipe.epochs)
+    ]
+    trainer = Trainer(
+        adapt(folder, recipe, training.seed, accelerator.device),
+        recipe,
+        epochs,
+        preprocessor.evaluation(dataset.sets.talk),
+        sum(len(row.triple.output) for row in dataset.sets.talk),
+        seed=training.seed,
+        pack_tokens=training.pack_tokens or _pack_tokens(accelerator),
+        accelerator=accelerator,
+    )
+    if resume:
+        run.restore(trainer)
+        say(f"going on with {run.folder.name} after step {trainer.progress.step}")
+    _run(run, trainer, training.checkpoint_seconds, accelerator.is_main_process, watch)
+    return run
+
+
+def _run(run: Run, trainer: Trainer, pause: float, writes: bool, watch: Watch) -> None:
+    kept = time.monotonic()
+    for event in trainer.run():
+        watch(event)
+        if not writes:
+            continue
+        run.note(event)
+        if isinstance(event, Evaluation) and event.best:
+            run.keep_best(trainer.adapted)
+        if isinstance(event, Evaluation) or time.monotonic() - kept > pause:
+            run.checkpoint(trainer)
+            kept = time.monotonic()
+    if writes:
+        run.finish()
+
+
+def _pack_tokens(accelerator: Accelerator) -> int:
+    if accelerator.device.type != "cpu":
+        return 8192
+    return 768 if precision(accelerator.device).itemsize == 2 else 384
+
+
+async def gate(
+    settings: Settings, dataset: Dataset, weights: Weights, run: Run, report: Report
+) -> tuple[Verdict, str]:
+    """Holds a run's best adapter against what is served; the verdict and the sample sheet.
+
+    Raises EngineError, WeightsError, CheckpointError, RegistryError.
+    """
+    base = run.facts["base"]
+    candidate = Served(run.folder.name, base["name"], run.best, base["sha256"])
+    ours = await _measured(settings, dataset, weights, candidate, report)
+    theirs = await _measured(settings, dataset, weights, incumbent(settings), report)
+    return compare(ours, theirs), samples(ours, theirs)
+
+
+async def _measured(
+    settings: Settings, dataset: Dataset, weights: Weights, served: Served, report: Report
+) -> Measured:
+    engine, tokenizer = await load_engine(served, settings.model, weights, report)
+    try:
+        subject = Subject(
+            name=served.version,
+            builder=PromptBuilder(
+                tokenizer,
+                read_persona_card(settings.persona.folder),
+                budget(settings.model, settings.persona),
+            ),
+            engine=engine,
+            scorer=partial(_scored, _scorer(settings, weights, served, report)),
+            sampling=PROFILES[settings.model.sampling],
+            exemplars=ExemplarIndex(
+                [row.exchange for row in dataset.rows if not row.triple.history]
+            ),
+            exemplar_count=settings.persona.exemplars,
+            forbidden=read_rules(settings.persona.dialogues).forbidden,
+        )
+        return await measure(subject, dataset.sets, report)
+    finally:
+        await engine.close()
+
+
+_Sequences = Sequence[tuple[Sequence[int], int]]
+
+
+async def _scored(
+    scorer: Callable[[_Sequences], list[list[float]]], sequences: _Sequences
+) -> list[list[float]]:
+    return await asyncio.to_thread(scorer, sequences)
+
+
+def _scorer(
+    settings: Settings, weights: Weights, served: Served, report: Report
+) -> Callable[[_Sequences], list[list[float]]]:
+    """Log p under what the engine itself computes with."""
+    base = fitting_base(served, weights)
+    if engine_name(settings.model) == "openvino":
+        folder = weights.for_openvino(base, served.adapter)
+        return lambda sequences: score(folder, sequences, report)
+    return partial(_torch_scores, weights.for_transformers(base), served.adapter, settings)
+
+
+def _torch_scores(
+    folder: Path, adapter: Path | None, settings: Settings, sequences: _Sequences
+) -> list[list[float]]:
+    accelerator = Accelerator()
+    model = load_merged(folder, adapter, accelerator.device)
+    examples = [
+        Example(tuple(ids), (*[IGNORED] * first, *ids[first:]), (str(number),))
+        for number, (ids, first) in enumerate(sequences)
+    ]
+    losses = example_losses(model, examples, _pack_tokens(accelerator))
+    return [[-value for value in losses[str(number),]] for number in range(len(sequences))]
+
+
+def weights(settings: Settings, report: Report) -> Weights:
+    """The same models as the bot's."""
+    return Weights(settings.paths.var / "models", list(settings.model.sources), report)
+
+
+def incumbent(settings: Settings) -> Served:
+    """What is served now. Raises RegistryError."""
+    return to_serve(settings.model, settings.persona, registry(settings))
+
+
+def registry(settings: Settings) -> Registry:
+    """The registry that the bot serves from."""
+    return Registry(settings.paths.var / "adapters")

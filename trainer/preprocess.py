@@ -1,0 +1,153 @@
+"""Preprocessing: authored and collected rows to conversations of token ids and labels.
+
+A row is learned as it is served: system prompt, lore, the exemplars nearest to its message, its
+history, its message, its reply. Where exemplars are rows of the dataset, their replies are learned
+in the same pass, so that an epoch goes once over every reply and reads about a quarter of the
+tokens that one conversation a row would take.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.triples import Triple, read_folder
+from persona.exemplars import ExemplarIndex
+from persona.prompt import IGNORED, Exchange, Prompt, PromptBuilder, PromptTooLong
+from trainer.packing import Example
+
+
+class DatasetError(Exception):
+    """There is nothing to learn from, or a row that cannot be learned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the dataset; `key` names its file and line, or its turn."""
+
+    key: str
+    triple: Triple
+
+    @property
+    def exchange(self) -> Exchange:
+        return Exchange(self.triple.message, self.triple.output, self.key)
+
+    @property
+    def history(self) -> list[Exchange]:
+        return [Exchange(message, reply) for message, reply in self.triple.history]
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """The rows of a folder. Raises TriplesError, DatasetError where there are none."""
+    rows = [Row(key, triple) for key, triple in read_folder(folder)]
+    if not rows:
+        raise DatasetError(f"{folder} holds no rows (*.jsonl)")
+    return rows
+
+
+def hold_out(rows: Sequence[Row], share: float = 0.05) -> tuple[list[Row], list[Row]]:
+    """Splits off a share to evaluate on, for a dataset without a set of its own for that.
+
+    A row's own text decides, so that it never changes sides when others come or go.
+    """
+    held = [row for row in rows if _draw(row) < share]
+    if not held and len(rows) > 1:
+        held = [min(rows, key=_draw)]
+    kept = {row.key for row in held}
+    return [row for row in rows if row.key not in kept], held
+
+
+def _draw(row: Row) -> float:
+    text = json.dumps([row.triple.message, row.triple.output], ensure_ascii=False)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32
+
+
+def fingerprint(rows: Sequence[Row]) -> str:
+    """SHA-256 over the rows' contents, whatever their order and files."""
+    lines = sorted(row.triple.model_dump_json() for row in rows)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+class Preprocessor:
+    """Turns rows into conversations to learn from, and rows to evaluate into ones as served.
+
+    Exemplars come from `rows` alone: what is evaluated on is never among them.
+    """
+
+    def __init__(self, builder: PromptBuilder, rows: Sequence[Row], exemplars: int) -> None:
+        self._builder = builder
+        self._rows = {row.key: row for row in rows}
+        self._exemplars = exemplars
+        self._index = ExemplarIndex([row.exchange for row in rows if not row.triple.history])
+        self._near: dict[str, list[Exchange]] = {}
+
+    def epoch(self, seed: int, bare: float = 0.0) -> list[Example]:
+        """Conversations in which the reply of every row is learned once, in a random order.
+
+        A `bare` share of them has no exemplars. Raises DatasetError for a row that is too long.
+        """
+        draw = random.Random(seed)  # noqa: S311 - an order, no secret
+        rows = list(self._rows.values())
+        draw.shuffle(rows)
+        # Rows with a history are no exemplars: they stand at an end, and go first, so that what
+        # they take along needs no conversation of its own.
+        rows.sort(key=lambda row: not row.triple.history)
+        learned: set[str] = set()
+        made = []
+        for row in rows:
+            if row.key in learned:
+                continue
+            near = [] if draw.random() < bare else self._nearest(row)
+            made.append(self._learn(row, near, learned))
+            learned.update(made[-1].rows)
+        draw.shuffle(made)
+        return made
+
+    def evaluation(self, rows: Sequence[Row]) -> list[Example]:
+        """A conversation for each row, of which its own reply alone is learned."""
+        return [self._as_served(row) for row in rows]
+
+    def _nearest(self, row: Row) -> list[Exchange]:
+        if row.key not in self._near:
+            self._near[row.key] = self._index.nearest(
+                row.triple.message,
+                self._exemplars,
+                without=[row.key],
+                apart_from=row.triple.output,
+            )
+        return self._near[row.key]
+
+    def _build(self, row: Row, near: Sequence[Exchange], known: frozenset[str]) -> Prompt:
+        if row.triple.system is not None:
+            raise DatasetError(f"{row.key}: a system prompt of its own is not supported")
+        try:
+            return self._builder.build(
+                row.triple.message, row.history, near, reply=row.triple.output, known=known
+            )
+        except PromptTooLong as error:
+            raise DatasetError(f"{row.key}: {error}") from error
+
+    def _learn(self, row: Row, near: Sequence[Exchange], learned: set[str]) -> Example:
+        known = frozenset(e.key for e in near if e.key in learned)
+        prompt = self._build(row, near, known)
+        fresh = [key for key in prompt.exemplars if key not in known]
+        return Example(tuple(prompt.ids), tuple(prompt.labels), (*fresh, row.key))
+
+    def _as_served(self, row: Row) -> Example:
+        near = self._index.nearest(row.triple.message, self._exemplars)
+        prompt = self._build(row, near, frozenset())
+        labels = _last_reply(prompt.labels)
+        return Example(tuple(prompt.ids), labels, (row.key,))
+
+
+def _last_reply(labels: Sequence[int]) -> tuple[int, ...]:
+    """The labels with all but the last run of learned ones set to IGNORED."""
+    end = max(i for i, label in enumerate(labels) if label != IGNORED) + 1
+    start = end
+    while start and labels[start - 1] != IGNORED:
+        start -= 1
+    return (*[IGNORED] * start, *labels[start:])

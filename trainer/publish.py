@@ -1,0 +1,137 @@
+"""Publishing: the files of a version, written beside the others and renamed into place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+from persona.registry import ADAPTER_FILE, CONFIG_FILE, LINEAGE_FILE, Registry, Version
+from trainer.gate import Verdict
+from trainer.preprocess import Row, fingerprint
+from trainer.run import Run
+
+
+def dataset_facts(rows: Sequence[Row], held: Sequence[Row]) -> dict[str, Any]:
+    """What a lineage says of the rows: hash, counts by file, the collected turns that were used."""
+    files: dict[str, int] = {}
+    for row in rows:
+        name = row.key.partition(":")[0]
+        files[name] = files.get(name, 0) + 1
+    turns = [row.triple.meta["turn"] for row in rows if row.triple.meta]
+    return {
+        "hash": fingerprint(rows),
+        "rows": len(rows),
+        "with_history": sum(bool(row.triple.history) for row in rows),
+        "files": files,
+        "turns": turns,
+        "held_out": {"hash": fingerprint(held), "rows": len(held)},
+    }
+
+
+def publish(
+    run: Run, registry: Registry, parent: str, verdict: Verdict | None, sheet: str
+) -> Version:
+    """Makes a run's best adapter a version of the registry. Raises OSError on a full disk."""
+    now = datetime.now(UTC)
+    weights = (run.best / ADAPTER_FILE).read_bytes()
+    name = f"{now:%Y%m%dT%H%M%SZ}-{hashlib.sha256(weights).hexdigest()[:8]}"
+    goal = registry.folder / name
+    part = registry.folder / f"{name}.{os.getpid()}.part"
+    part.mkdir(parents=True)
+    try:
+        for file in (ADAPTER_FILE, CONFIG_FILE):
+            shutil.copyfile(run.best / file, part / file)
+        evaluations = [line for line in run.metrics() if line["kind"] == "evaluation"]
+        lineage = run.facts | {
+            "name": name,
+            "published": now.isoformat(timespec="seconds"),
+            "parent": parent,
+            "metrics": {"evaluations": evaluations},
+            "code": code_version(),
+        }
+        _write_json(part / LINEAGE_FILE, lineage)
+        if verdict is not None:
+            _write_json(part / "gate.json", verdict.to_json())
+            (part / "samples.md").write_text(sheet, "utf-8")
+        run.plot(part / "loss.png")
+        (part / "README.md").write_text(model_card(lineage, verdict), "utf-8")
+        for written in part.iterdir():
+            with written.open("rb") as opened:
+                os.fsync(opened.fileno())
+        part.rename(goal)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    run.published(name)
+    return registry.version(name)
+
+
+def code_version() -> str:
+    """The package's version, and the commit where it runs from a checkout."""
+    folder = Path(__file__).parent
+    git = shutil.which("git")
+    if git:
+        command = [git, "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        if found.returncode == 0:
+            return f"{installed('daiyu')}+{found.stdout.strip()}"
+    return installed("daiyu")
+
+
+def model_card(lineage: dict[str, Any], verdict: Verdict | None) -> str:
+    """README.md of a version, with the front matter that hubs read."""
+    dataset, recipe = lineage["dataset"], lineage["recipe"]
+    base = lineage["base"]["name"]
+    lines = [
+        "---",
+        "library_name: peft",
+        "license: apache-2.0",
+        "language: [zh]",
+        *([f"base_model: {base}"] if "/" in base and not base.startswith("/") else []),
+        "---",
+        "",
+        f"# {lineage['name']}",
+        "",
+        f"A LoRA adapter on `{base}`: {lineage['persona']} for this project's bot.",
+        "",
+        f"- rows: {dataset['rows']} ({dataset['with_history']} with history), "
+        f"hash `{dataset['hash'][:12]}`; {len(dataset['turns'])} of them from rated conversations",
+        f"- recipe: rank {recipe['rank']}, alpha {recipe['alpha']}, dropout {recipe['dropout']}, "
+        f"rate {recipe['rate']:g}, {recipe['epochs']} epochs at the most, "
+        f"{recipe['batch']} conversations a step, {recipe['exemplars']} exemplars",
+        f"- seed {lineage['seed']}, code {lineage['code']}, parent {lineage['parent']}",
+        "",
+        "![loss](loss.png)",
+        "",
+        "| epoch | held-out loss, nats a character |",
+        "|--:|--:|",
+    ]
+    lines += [f"| {e['epoch']} | {e['loss']:.3f} |" for e in lineage["metrics"]["evaluations"]]
+    if verdict is not None:
+        lines += [
+            "",
+            f"Gate, beside `{verdict.incumbent}`: {'passed' if verdict.passed else 'not passed'}. "
+            "Replies side by side: [samples.md](samples.md).",
+            "",
+            "| set | rows | candidate | incumbent | difference (95 %) |",
+            "|---|--:|--:|--:|--:|",
+        ]
+        lines += [
+            f"| {name} | {d.rows} | {d.candidate:.3f} | {d.incumbent:.3f} "
+            f"| {d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f}) |"
+            for name, d in verdict.losses.items()
+        ]
+        lines += ["", *(f"- {reason}" for reason in verdict.reasons)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", "utf-8")

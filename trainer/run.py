@@ -1,0 +1,224 @@
+"""A training run on disk: what it is, how far it came, its best weights, its figures.
+
+`run.json` says what is trained on what; `metrics.jsonl` has a line a step; `checkpoint/` is
+replaced as a whole, so that a run killed at any moment goes on from a checkpoint that is whole;
+`best/` holds the adapter of the best evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from trainer.model import Adapted
+from trainer.train import Evaluation, Progress, Step, Trainer, TrainingError
+
+
+@contextmanager
+def only_trainer(runs: Path) -> Iterator[None]:
+    """Keeps a second trainer out. Raises TrainingError."""
+    lock = FileLock(runs / ".lock", timeout=0)
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise TrainingError(f"another trainer is at work in {runs}; wait until it ends") from error
+    except OSError as error:
+        raise TrainingError(
+            f"{runs} cannot be written ({error.strerror}); set [paths] var to a folder that can"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class Run:
+    """The folder of one run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("checkpoint", "best"):
+            _settle(folder / name)
+        self.facts: dict[str, Any] = json.loads((folder / "run.json").read_text("utf-8"))
+
+    @classmethod
+    def begin(cls, runs: Path, facts: dict[str, Any]) -> Run:
+        """A new run; `facts` say what is trained on what, and with which recipe."""
+        now = datetime.now(UTC)
+        folder = runs / f"{now:%Y%m%dT%H%M%SZ}-{facts['dataset']['hash'][:8]}"
+        folder.mkdir(parents=True)
+        _write(folder / "run.json", json.dumps(facts | {"begun": now.isoformat()}, indent=2))
+        return cls(folder)
+
+    @classmethod
+    def unfinished(cls, runs: Path, facts: dict[str, Any]) -> Run:
+        """The newest run that was cut off, if it is of the same facts. Raises TrainingError."""
+        for folder in sorted(runs.glob("*-*"), reverse=True):
+            if not (folder / "run.json").is_file() or (folder / "published").exists():
+                continue
+            run = cls(folder)
+            if not (run.trained or (folder / "checkpoint").is_dir()):
+                continue  # killed before its first checkpoint: nothing to go on from
+            differing = [key for key, value in facts.items() if run.facts.get(key) != value]
+            if differing:
+                raise TrainingError(
+                    f"{folder.name} was begun with another {' and '.join(differing)}; "
+                    "undo that change, or train anew without --resume"
+                )
+            return run
+        raise TrainingError(f"{runs} holds no run to resume; train without --resume")
+
+    @classmethod
+    def unpublished(cls, runs: Path) -> Run:
+        """The newest run that is trained and not published. Raises TrainingError."""
+        for folder in sorted(runs.glob("*-*"), reverse=True):
+            if (folder / "trained").exists() and not (folder / "published").exists():
+                return cls(folder)
+        raise TrainingError(f"{runs} holds no trained run; `python -m trainer train` makes one")
+
+    @property
+    def trained(self) -> bool:
+        """Whether training came to its end."""
+        return (self.folder / "trained").exists()
+
+    @property
+    def best(self) -> Path:
+        """The adapter of the best evaluation."""
+        return self.folder / "best"
+
+    def note(self, event: Step | Evaluation) -> None:
+        """Adds a line to metrics.jsonl."""
+        kind = "step" if isinstance(event, Step) else "evaluation"
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, **asdict(event)}) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, of a step done twice the later one."""
+        try:
+            text = (self.folder / "metrics.jsonl").read_text("utf-8")
+        except FileNotFoundError:
+            return []
+        lines: dict[tuple[str, int], dict[str, Any]] = {}
+        for line in text.splitlines():
+            try:
+                read = json.loads(line)
+            except ValueError:  # the line that a killed run was writing
+                continue
+            lines[read["kind"], read["number" if read["kind"] == "step" else "epoch"]] = read
+        return list(lines.values())
+
+    def keep_best(self, adapted: Adapted) -> None:
+        """Makes the present weights the best ones."""
+        with _replacing(self.best) as part:
+            adapted.save(part, self.facts["base"]["name"])
+
+    def checkpoint(self, trainer: Trainer) -> None:
+        """Keeps all that resuming needs, in place of the checkpoint before."""
+        with _replacing(self.folder / "checkpoint") as part:
+            save_file(trainer.optimizer.tensors(), part / "optimizer.safetensors")
+            _write(part / "progress.json", trainer.progress.to_json())
+
+    def restore(self, trainer: Trainer) -> None:
+        """Puts a trainer where the last checkpoint stood. Raises TrainingError."""
+        folder = self.folder / "checkpoint"
+        try:
+            held = load_file(folder / "optimizer.safetensors")
+            trainer.progress = Progress.from_json((folder / "progress.json").read_text("utf-8"))
+            trainer.optimizer.restore(held)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise TrainingError(
+                f"{folder} cannot be read ({error}); train without --resume"
+            ) from error
+
+    def finish(self) -> None:
+        """Marks it as trained; its checkpoint is of no more use."""
+        _write(self.folder / "trained", "")
+        shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
+
+    def published(self, version: str) -> None:
+        """Marks it as done: there is a version of it."""
+        _write(self.folder / "published", version)
+
+    def plot(self, path: Path) -> None:
+        """Draws the loss of steps and evaluations as a PNG."""
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        lines = self.metrics()
+        steps = [line for line in lines if line["kind"] == "step"]
+        evaluations = [line for line in lines if line["kind"] == "evaluation"]
+        figure, left = pyplot.subplots(figsize=(7, 4), dpi=100)
+        losses = [line["loss"] for line in steps]
+        left.plot([s["number"] for s in steps], losses, color="0.8", linewidth=0.8)
+        left.plot([s["number"] for s in steps], _smoothed(losses), color="tab:blue")
+        left.set_xlabel("step")
+        left.set_ylabel("training loss, nats a token", color="tab:blue")
+        if evaluations:
+            last = {s["epoch"]: s["number"] for s in steps}
+            right = left.twinx()
+            right.plot(
+                [last.get(e["epoch"], 0) for e in evaluations],
+                [e["loss"] for e in evaluations],
+                color="tab:red",
+                marker="o",
+            )
+            right.set_ylabel("held-out loss, nats a character", color="tab:red")
+        figure.tight_layout()
+        figure.savefig(path, metadata={"Software": None})
+        pyplot.close(figure)
+
+
+def _smoothed(values: list[float], weight: float = 0.9) -> list[float]:
+    """Exponential moving average, corrected for its start."""
+    smoothed, average = [], 0.0
+    for number, value in enumerate(values, start=1):
+        average = weight * average + (1 - weight) * value
+        smoothed.append(average / (1 - weight**number))
+    return smoothed
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _settle(goal: Path) -> None:
+    """Undoes a replacement that was killed between its two renames."""
+    old = goal.with_name(f"{goal.name}.old")
+    if not goal.exists() and old.exists():
+        old.rename(goal)
+
+
+@contextmanager
+def _replacing(goal: Path) -> Iterator[Path]:
+    """A folder to fill that then takes the place of `goal`; killed at any moment, one of the two
+    is there whole."""
+    part, old = goal.with_name(f"{goal.name}.part"), goal.with_name(f"{goal.name}.old")
+    _settle(goal)
+    for left in (part, old):
+        shutil.rmtree(left, ignore_errors=True)
+    part.mkdir()
+    yield part
+    for file in part.iterdir():
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    if goal.exists():
+        goal.rename(old)
+    part.rename(goal)
+    shutil.rmtree(old, ignore_errors=True)
