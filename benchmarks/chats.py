@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from bot.app import Bot
-from bot.platforms.base import Handler, Incoming, Limits
+from bot.platforms.base import Handler, Incoming, Limits, Said
 from data.store import Store
 from data.triples import Triple
 from persona.engines.base import Delta, Engine, EngineError, Sampling
@@ -102,10 +102,10 @@ class SilentPlatform:
     async def run(self, handle: Handler) -> None:
         return None
 
-    async def send(self, to: Incoming, text: str) -> str:
+    async def send(self, to: Incoming, said: Said) -> str:
         return f"reply-{to.message_id}"
 
-    async def edit(self, to: Incoming, message_id: str, text: str) -> None:
+    async def edit(self, to: Incoming, message_id: str, said: Said) -> None:
         return None
 
     async def typing(self, to: Incoming) -> None:

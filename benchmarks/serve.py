@@ -29,15 +29,16 @@ import psutil
 
 from benchmarks.chats import EngineWorkload, Figures, Metered, TurnWorkload, Workload, measure
 from bot import app, config
-from bot.__main__ import MISTAKES
+from bot.check import MISTAKES
 from bot.progress import StartProgress
 from data.config import environment
 from data.store import Store
 from data.triples import read_folder
 from persona import guard
 from persona.config import PROFILES
-from persona.engines.base import Delta, Engine, EngineStats, Finish, Sampling, without_engine
+from persona.engines.base import Delta, EngineStats, Finish, Sampling, without_engine
 from persona.prompt import Budget, PromptBuilder
+from persona.serving import shipped
 from persona.tokenizer import ChatTokenizer
 
 ENGINES = ("seed", "transformers", "openvino")
@@ -129,18 +130,18 @@ def settings_of(engine: str, folder: Path) -> config.Settings:
     )
 
 
-async def load(
-    name: str, settings: config.Settings, character: app.Character
-) -> tuple[Engine, ChatTokenizer]:
-    """The engine of that name, ready, and its tokenizer; the model is fetched if it is absent."""
+async def load(name: str, settings: config.Settings) -> app.Loaded:
+    """The engine of that name, ready; the model is fetched if it is absent."""
+    served = shipped(settings.model, settings.persona)
     with StartProgress("en") as report:
         if name != "seed":
-            return await app.load_engine(settings, character, report)
+            return await app.load(settings, served, report)
         weights = app.weights(settings, report)
-        folder = weights.for_transformers(weights.base(settings.model.base))
+        folder = weights.for_transformers(weights.base(served.base))
         engine = SeedEngine()
-        await engine.load(folder, character.adapter)
-        return engine, ChatTokenizer.load(folder / "tokenizer.json")
+        await engine.load(folder, served.adapter)
+        tokenizer = ChatTokenizer.load(folder / "tokenizer.json")
+        return app.Loaded(served.version, engine, tokenizer)
 
 
 @asynccontextmanager
@@ -149,18 +150,18 @@ async def opened(engine_name: str, workload: str) -> AsyncGenerator[Workload]:
     with tempfile.TemporaryDirectory() as folder:
         settings = settings_of(engine_name, Path(folder))
         character = app.load_character(settings)
-        loaded, tokenizer = await load(engine_name, settings, character)
-        engine = Metered(loaded)
+        loaded = await load(engine_name, settings)
+        engine = Metered(loaded.engine)
         try:
             if workload == "engine":
                 card = character.card.model_copy(
                     update={"system_prompt": SYSTEM, "character_book": None}
                 )
-                ids = PromptBuilder(tokenizer, card, Budget()).build(MESSAGE).ids
+                ids = PromptBuilder(loaded.tokenizer, card, Budget()).build(MESSAGE).ids
                 sampling = replace(PROFILES["seed"], max_new_tokens=NEW_TOKENS)
                 yield EngineWorkload(engine, ids, sampling)
                 return
-            service = app.make_service(settings, character, engine, tokenizer)
+            service = app.make_service(settings, character, replace(loaded, engine=engine))
             rows = [
                 row
                 for _, row in read_folder(settings.persona.dialogues)
@@ -168,7 +169,8 @@ async def opened(engine_name: str, workload: str) -> AsyncGenerator[Workload]:
             ]
             store = await Store.open(settings.database_url)
             try:
-                bot = app.Bot(settings, store, service, character.card)
+                takeover = app.make_takeover(settings, character, service)
+                bot = app.Bot(settings, store, service, character.card, takeover)
                 yield TurnWorkload(bot, store, rows, character.exchanges)
             finally:
                 await store.close()

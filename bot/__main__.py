@@ -4,51 +4,63 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
-
-from bot import app, config
-from bot.check import check
-from data.config import SettingsError, environment
-from data.database import StoreError
-from data.triples import TriplesError
-from persona.card import CardError
-from persona.checkpoint import CheckpointError
-from persona.engines.base import EngineError
-from persona.guard import GuardError
-from persona.weights import WeightsError
-
-MISTAKES = (
-    SettingsError,
-    StoreError,
-    TriplesError,
-    CardError,
-    GuardError,
-    CheckpointError,
-    EngineError,
-    WeightsError,
-)
-"""What a person can mend: each is told in one line, without a traceback."""
 
 
 def main(arguments: list[str] | None = None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # What a screen of few characters cannot show must not end the conversation.
+            stream.reconfigure(errors="replace")
+    try:
+        return _run(_options(arguments))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return 130
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bot", description=__doc__)
     parser.add_argument("--config", type=Path, default=Path("config.toml"), help="settings file")
     parser.add_argument(
-        "--check", action="store_true", help="validate everything, say what would be done, and end"
+        "--check", action="store_true", help="look at everything, say what would be done, and end"
     )
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def _run(options: argparse.Namespace) -> int:
+    # Not above: Ctrl-C in the second or two that these take is no error either.
+    from bot import app, config
+    from bot.check import MISTAKES, check
+    from data.config import environment
+
     try:
         settings = config.read(options.config, environment())
-        if options.check:
-            return asyncio.run(check(settings))
-        asyncio.run(app.run(settings))
+        if not options.check:
+            asyncio.run(app.run(settings))
+            return 0
+        lines: list[str] = []
+        well = check(settings, lines.append)
     except MISTAKES as mistake:
         print(f"daiyu: {mistake}", file=sys.stderr)
         return 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        return 130
-    return 0
+    return 0 if _tell(lines) and well else 1
+
+
+def _tell(lines: list[str]) -> bool:
+    """Prints; false where that failed. That a reader has seen enough, as `head` has, is well."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except OSError as error:
+        # The interpreter tries once more at its end: let it succeed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return True
+        print(f"daiyu: standard output: {error.strerror}", file=sys.stderr)
+        return False
+    return True
 
 
 if __name__ == "__main__":

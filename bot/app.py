@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from importlib.util import find_spec
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -21,25 +19,24 @@ from bot.delivery import deliver
 from bot.platforms.base import Incoming, Platform
 from bot.platforms.terminal import TerminalPlatform
 from bot.progress import StartProgress
+from bot.takeover import Takeover
 from data.store import Store, StoreUnavailable
 from data.triples import read_folder
-from persona.card import Card, load_card
+from persona.card import Card, read_persona_card
+from persona.checkpoint import CheckpointError
 from persona.child import Report
 from persona.config import PROFILES
-from persona.engines.base import Engine
-from persona.engines.echo import EchoEngine, byte_tokenizer
-from persona.engines.openvino import OpenVINOEngine
-from persona.engines.transformers import TransformersEngine
+from persona.engines.base import Engine, EngineError
 from persona.exemplars import ExemplarIndex
 from persona.guard import AuthoredReplies
-from persona.prompt import Budget, Exchange, PromptBuilder
+from persona.prompt import Exchange, PromptBuilder
+from persona.registry import Registry, RegistryError
 from persona.service import InferenceService
+from persona.serving import Served, ServingError, budget, load_engine, shipped, to_serve
 from persona.tokenizer import ChatTokenizer
-from persona.weights import Weights
+from persona.weights import Weights, WeightsError
 
 log = logging.getLogger(__name__)
-
-ADAPTER_FILE = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,79 +46,79 @@ class Character:
     card: Card
     authored: AuthoredReplies
     exchanges: list[Exchange]
-    adapter: Path | None
 
 
 def load_character(settings: Settings) -> Character:
     """Reads card, authored replies and dialogues. Raises CardError, GuardError, TriplesError."""
     folder = settings.persona.folder
-    card = folder / "card.json"
     # A reply that leans on what was said before would stand there without it.
     exchanges = [
         Exchange(triple.message, triple.output, name)
         for name, triple in read_folder(settings.persona.dialogues)
         if not triple.history
     ]
-    adapter = folder / "adapter"
     return Character(
-        card=load_card(card if card.exists() else folder / "card.png"),
+        card=read_persona_card(folder),
         authored=AuthoredReplies(folder / "guard.toml", settings.persona.help_lines),
         exchanges=exchanges,
-        adapter=adapter if (adapter / ADAPTER_FILE).is_file() else None,
     )
-
-
-def engine_name(settings: Settings) -> str:
-    """Which engine serves: `auto` is transformers on an NVIDIA GPU with torch, else openvino."""
-    if settings.model.engine != "auto":
-        return settings.model.engine
-    return "transformers" if shutil.which("nvidia-smi") and find_spec("torch") else "openvino"
 
 
 def weights(settings: Settings, report: Report = lambda *_: None) -> Weights:
     return Weights(settings.paths.var / "models", list(settings.model.sources), report)
 
 
-async def load_engine(
-    settings: Settings, character: Character, report: Report
-) -> tuple[Engine, ChatTokenizer]:
-    """The engine, ready, and its tokenizer. Raises WeightsError, CheckpointError, EngineError."""
-    name, model = engine_name(settings), settings.model
-    if name == "echo":
-        return EchoEngine(), byte_tokenizer()
+def registry(settings: Settings) -> Registry:
+    return Registry(settings.paths.var / "adapters")
+
+
+def wanted(settings: Settings) -> Served:
+    """What is to be served now. Raises RegistryError."""
+    return to_serve(settings.model, settings.persona, registry(settings))
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What is served. `instead_of` says why it is not the version that was promoted."""
+
+    version: str
+    engine: Engine
+    tokenizer: ChatTokenizer
+    instead_of: str | None = None
+
+
+async def load(settings: Settings, served: Served, report: Report) -> Loaded:
+    """Loads one version. Raises WeightsError, CheckpointError, EngineError, ServingError."""
     made = weights(settings, report)
-    base = await asyncio.to_thread(made.base, model.base)
-    engine: OpenVINOEngine | TransformersEngine
-    adapter: Path | None = None
-    if name == "openvino":
-        folder = await asyncio.to_thread(made.for_openvino, base, character.adapter)
-        engine = OpenVINOEngine(model.cache_tokens, model.max_chats)
-    else:
-        folder = await asyncio.to_thread(made.for_transformers, base)
-        engine = TransformersEngine(model.device, model.cache_tokens, model.max_chats)
-        adapter = character.adapter
-    report("load", 0.0)
-    await engine.load(folder, adapter)
-    report("load", 1.0)
-    assert engine.tokenizer is not None
-    return engine, engine.tokenizer
+    return Loaded(served.version, *await load_engine(served, settings.model, made, report))
 
 
-def make_service(
-    settings: Settings, character: Character, engine: Engine, tokenizer: ChatTokenizer
-) -> InferenceService:
+async def load_wanted(settings: Settings, report: Report) -> Loaded:
+    """Loads what is to be served; where that was promoted and cannot be, what ships.
+
+    Raises what `load` does, and RegistryError.
+    """
+    try:
+        return await load(settings, wanted(settings), report)
+    except (RegistryError, ServingError, WeightsError, CheckpointError, EngineError) as error:
+        if not registry(settings).pointer.exists():
+            raise
+        log.error("the promoted version cannot be served: %s", error)
+        loaded = await load(settings, shipped(settings.model, settings.persona), report)
+        return replace(loaded, instead_of=str(error))
+
+
+def make_builder(
+    settings: Settings, character: Character, tokenizer: ChatTokenizer
+) -> PromptBuilder:
+    return PromptBuilder(tokenizer, character.card, budget(settings.model, settings.persona))
+
+
+def make_service(settings: Settings, character: Character, loaded: Loaded) -> InferenceService:
     persona, model = settings.persona, settings.model
-    # Every byte is a token of the echo engine's: its budget is wider, so that it shows the same.
-    scale = 4 if engine_name(settings) == "echo" else 1
-    budget = Budget(
-        model.context * scale,
-        persona.lore_tokens * scale,
-        persona.exemplar_tokens * scale,
-        160 * scale,
-    )
     return InferenceService(
-        engine,
-        PromptBuilder(tokenizer, character.card, budget),
+        loaded.engine,
+        make_builder(settings, character, loaded.tokenizer),
         ExemplarIndex(character.exchanges),
         character.authored,
         PROFILES[model.sampling],
@@ -129,19 +126,36 @@ def make_service(
         max_chats=model.max_chats,
         queue=model.queue,
         deadline=model.deadline,
-        version="shipped" if character.adapter else "untrained",
+        version=loaded.version,
     )
+
+
+def make_takeover(settings: Settings, character: Character, service: InferenceService) -> Takeover:
+    async def swap(served: Served) -> None:
+        loaded = await load(settings, served, lambda *_: None)
+        builder = make_builder(settings, character, loaded.tokenizer)
+        service.swap(loaded.engine, builder, loaded.version)
+
+    return Takeover(registry(settings), service, partial(wanted, settings), swap)
 
 
 class Bot:
     """The parts at work: answers what platforms hand in."""
 
     def __init__(
-        self, settings: Settings, store: Store, service: InferenceService, card: Card
+        self,
+        settings: Settings,
+        store: Store,
+        service: InferenceService,
+        card: Card,
+        takeover: Takeover,
     ) -> None:
         self._store = store
+        self._takeover = takeover
         self._conversations = Conversations(store, service, settings.bot)
-        self._commands = Commands(store, service, self._conversations, card)
+        self._commands = Commands(
+            store, service, self._conversations, card, lambda: takeover.failure
+        )
 
     async def handle(self, platform: Platform, incoming: Incoming) -> None:
         """Answers one message. Nothing that goes wrong with it reaches the platform."""
@@ -155,11 +169,20 @@ class Bot:
         except Exception:
             log.exception("a message could not be answered")
 
+    async def lang(self, incoming: Incoming) -> str:
+        """The interface's language where a message comes from."""
+        return await self._conversations.lang(incoming)
+
     async def run(self, platforms: list[Platform]) -> None:
         """Runs until every platform has ended."""
-        async with asyncio.TaskGroup() as group:
-            for platform in platforms:
-                group.create_task(platform.run(partial(self.handle, platform)))
+        watching = asyncio.create_task(self._takeover.run())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for platform in platforms:
+                    group.create_task(platform.run(partial(self.handle, platform)))
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -173,10 +196,12 @@ async def opened(settings: Settings) -> AsyncGenerator[tuple[Bot, Character]]:
         if left := await store.recover():
             log.warning("%d turns had been left open and are marked failed", left)
         with StartProgress(settings.bot.lang) as report:
-            engine, tokenizer = await load_engine(settings, character, report)
-        service = make_service(settings, character, engine, tokenizer)
+            loaded = await load_wanted(settings, report)
+        service = make_service(settings, character, loaded)
+        takeover = make_takeover(settings, character, service)
+        takeover.failure = loaded.instead_of
         try:
-            yield Bot(settings, store, service, character.card), character
+            yield Bot(settings, store, service, character.card, takeover), character
         finally:
             await service.close()
     finally:
@@ -202,7 +227,7 @@ async def _serve(settings: Settings) -> None:
     async with opened(settings) as (bot, character):
         card = character.card
         terminal = TerminalPlatform(
-            card.nickname or card.name, settings.bot.lang, settings.paths.var / "terminal_history"
+            card.nickname or card.name, bot.lang, settings.paths.var / "terminal_history"
         )
         await bot.run([terminal])
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from bot.conversation import Answer, Conversations, clean
 from bot.feedback import rate
-from bot.platforms.base import Incoming
+from bot.platforms.base import Incoming, Said
 from bot.texts import LANGUAGES, say
 from data.store import Conversation, Store, StoreUnavailable, Turn
 from persona.card import Card
@@ -22,12 +22,18 @@ class Commands:
     """Answers what begins with a slash."""
 
     def __init__(
-        self, store: Store, service: InferenceService, conversations: Conversations, card: Card
+        self,
+        store: Store,
+        service: InferenceService,
+        conversations: Conversations,
+        card: Card,
+        trouble: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._store = store
         self._service = service
         self._conversations = conversations
         self._card = card
+        self._trouble = trouble
         self._commands: dict[str, _Command] = {
             "start": self._start,
             "help": self._help,
@@ -50,20 +56,20 @@ class Commands:
             return self._conversations.retry(incoming)
         return Answer(lambda _: self._run(incoming, name, argument.strip()))
 
-    async def _run(self, incoming: Incoming, name: str, argument: str) -> AsyncGenerator[str]:
+    async def _run(self, incoming: Incoming, name: str, argument: str) -> AsyncGenerator[Said]:
         lang = await self._conversations.lang(incoming)
         command = self._commands.get(name)
         if command is None:
-            yield say(lang, "unknown_command", command=f"/{name}"[:40])
+            yield Said(say(lang, "unknown_command", command=f"/{name}"[:40]), hers=False)
             return
         try:
             conversation = await self._store.conversation(
                 incoming.platform, incoming.chat_id, incoming.thread_id
             )
-            yield await command(incoming, conversation, argument, lang)
+            yield Said(await command(incoming, conversation, argument, lang), hers=False)
         except StoreUnavailable as error:
             log.error("the store failed: %s", error)
-            yield say(lang, "store_failed")
+            yield Said(say(lang, "store_failed"))
 
     async def _start(self, _: Incoming, __: Conversation, ___: str, lang: str) -> str:
         said = say(lang, "start", name=self._card.name)
@@ -98,6 +104,7 @@ class Commands:
         return await self._store.last_turn(conversation, "done")
 
     async def _lang(self, _: Incoming, conversation: Conversation, argument: str, lang: str) -> str:
+        argument = argument.casefold()
         if argument not in LANGUAGES:
             return say(lang, "lang_usage")
         await self._store.set_lang(conversation.id, argument)
@@ -105,7 +112,7 @@ class Commands:
 
     async def _status(self, _: Incoming, __: Conversation, ___: str, lang: str) -> str:
         counts, stats = await self._store.counts(), self._service.stats()
-        return say(
+        told = say(
             lang,
             "status",
             version=self._service.version,
@@ -121,3 +128,5 @@ class Commands:
             done=counts["turns"],
             ratings=counts["ratings"],
         )
+        trouble = self._trouble()
+        return told + (say(lang, "status_trouble", trouble=trouble) if trouble else "")

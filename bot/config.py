@@ -21,7 +21,7 @@ class BotSettings(BaseModel):
 
     lang: Literal["zh", "en"] = "zh"
     """Language of what the bot itself says, until a chat chooses with /lang."""
-    max_message: int = Field(default=2000, ge=1)
+    max_message: int = Field(default=500, ge=1)
     """Characters that a message may have."""
     history: int = Field(default=30, ge=0)
     """Earlier exchanges considered for the prompt; [model] context decides how many fit."""
@@ -57,7 +57,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
 
 def read(path: Path, env: Mapping[str, str]) -> Settings:
     """Reads config.toml and the environment. Raises data.config.SettingsError."""
-    sections = read_settings(path, _SECTIONS, env)
+    sections = read_settings(path, _SECTIONS, env, frozenset({"training"}))
     return Settings(
         paths=cast(PathsSettings, sections["paths"]),
         store=cast(StoreSettings, sections["store"]),

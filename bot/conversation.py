@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import asdict
 
 from bot.config import BotSettings
-from bot.platforms.base import Incoming
+from bot.platforms.base import Incoming, Said
 from bot.texts import say
 from data.store import Conversation, Store, StoreUnavailable, Turn
 from persona.admission import Busy, Late
@@ -27,11 +27,11 @@ class Answer:
     `turn_id` is the turn that it belongs to; None where nothing was logged.
     """
 
-    def __init__(self, texts: Callable[[Answer], AsyncGenerator[str]]) -> None:
+    def __init__(self, texts: Callable[[Answer], AsyncGenerator[Said]]) -> None:
         self.turn_id: int | None = None
         self._texts = texts(self)
 
-    def __aiter__(self) -> AsyncGenerator[str]:
+    def __aiter__(self) -> AsyncGenerator[Said]:
         return self._texts
 
 
@@ -65,27 +65,29 @@ class Conversations:
 
     async def _reply(
         self, incoming: Incoming, answer: Answer, *, retry: bool
-    ) -> AsyncGenerator[str]:
+    ) -> AsyncGenerator[Said]:
         if not retry and (refusal := self._refusal(clean(incoming.text))):
-            yield say(await self.lang(incoming), refusal, limit=self._settings.max_message)
+            limit = self._settings.max_message
+            yield Said(say(await self.lang(incoming), refusal, limit=limit))
             return
         place = (incoming.platform, incoming.chat_id, incoming.thread_id)
         try:
             # Before anything else is awaited: a chat's messages keep the order they came in.
             async with (
-                self._service.admit(place),
-                aclosing(self._admitted(incoming, answer, retry)) as texts,
+                self._service.admit(place) as deadline,
+                aclosing(self._admitted(incoming, answer, retry, deadline)) as texts,
             ):
                 async for shown in texts:
                     yield shown
         except Busy as busy:
             seconds = max(1, round(busy.seconds))
-            yield say(await self.lang(incoming), "busy", waiting=busy.waiting, seconds=seconds)
+            lang = await self.lang(incoming)
+            yield Said(say(lang, "busy", waiting=busy.waiting, seconds=seconds))
         except Late:
-            yield say(await self.lang(incoming), "late")
+            yield Said(say(await self.lang(incoming), "late"))
         except StoreUnavailable as error:
             log.error("the store failed: %s", error)
-            yield say(await self.lang(incoming), "store_failed")
+            yield Said(say(await self.lang(incoming), "store_failed"))
 
     def _refusal(self, text: str) -> str | None:
         if not text:
@@ -93,15 +95,16 @@ class Conversations:
         return "too_long" if len(text) > self._settings.max_message else None
 
     async def _admitted(
-        self, incoming: Incoming, answer: Answer, retry: bool
-    ) -> AsyncGenerator[str]:
+        self, incoming: Incoming, answer: Answer, retry: bool, deadline: asyncio.Timeout
+    ) -> AsyncGenerator[Said]:
         conversation = await self._of(incoming)
         lang = conversation.lang or self._settings.lang
         retry_of = await self._store.last_turn(conversation) if retry else None
         if retry and retry_of is None:
-            yield say(lang, "nothing_to_retry")
+            yield Said(say(lang, "nothing_to_retry"), hers=False)
             return
-        async with aclosing(self._turn(incoming, conversation, answer, retry_of, lang)) as texts:
+        turn = self._turn(incoming, conversation, answer, retry_of, lang, deadline)
+        async with aclosing(turn) as texts:
             async for shown in texts:
                 yield shown
 
@@ -112,7 +115,8 @@ class Conversations:
         answer: Answer,
         retry_of: Turn | None,
         lang: str,
-    ) -> AsyncGenerator[str]:
+        deadline: asyncio.Timeout,
+    ) -> AsyncGenerator[Said]:
         """One turn, written down before it is generated and closed after, whatever happens."""
         started = time.monotonic()
         text = retry_of.text if retry_of else clean(incoming.text)
@@ -124,7 +128,8 @@ class Conversations:
         )
         answer.turn_id = turn_id
         before = retry_of.first_turn if retry_of else turn_id
-        state, error = "cancelled", None
+        state = "cancelled"
+        error: str | None = "nobody waits for it any more"
         reply = None
         try:
             past = await self._store.history(conversation, self._settings.history, before)
@@ -136,22 +141,29 @@ class Conversations:
             )
             async with aclosing(aiter(reply)) as texts:
                 async for shown in texts:
-                    yield shown
-            state = "done"
+                    yield Said(shown)
+            state, error = "done", None
+        except asyncio.CancelledError as cancelled:
+            if deadline.expired():
+                state, error = "failed", "deadline"
+            else:
+                # A platform gives its person's wish as the reason; a shutdown gives none.
+                error = str(cancelled) or "the bot ended"
+            raise
         except PromptTooLong as too_long:
             state, error = "failed", str(too_long)
-            yield say(lang, "too_long", limit=self._settings.max_message // 4)
+            yield Said(say(lang, "too_long", limit=_round(too_long.characters)))
         except EngineError as engine_error:
             state, error = "failed", str(engine_error)
             log.error("turn %d: %s", turn_id, engine_error)
-            yield say(lang, "failed")
+            yield Said(say(lang, "failed"))
         except StoreUnavailable as unavailable:
             state, error = "failed", str(unavailable)
             raise
         except Exception as unforeseen:
             state, error = "failed", repr(unforeseen)
             log.exception("turn %d failed", turn_id)
-            yield say(lang, "failed")
+            yield Said(say(lang, "failed"))
         finally:
             outcome = reply.outcome if reply else Outcome()
             closing = asyncio.ensure_future(
@@ -163,10 +175,9 @@ class Conversations:
     async def _close(
         self, turn_id: int, state: str, error: str | None, outcome: Outcome, seconds: float
     ) -> None:
-        stats = self._service.stats().engine
         facts = {
-            "adapter": self._service.version,
-            "engine": stats.name,
+            "adapter": outcome.version or None,
+            "engine": outcome.engine or None,
             "sampling": asdict(self._service.sampling),
             "exemplars": list(outcome.exemplars),
             "guarded": outcome.guarded,
@@ -187,6 +198,11 @@ class Conversations:
 
 def _exchange(turn: Turn, is_group: bool) -> Exchange:
     return Exchange(turn.text, turn.reply, str(turn.id), turn.user_name if is_group else None)
+
+
+def _round(characters: int) -> int:
+    """A limit that can be told: in tens, rounded down."""
+    return characters // 10 * 10 or characters
 
 
 def clean(text: str) -> str:

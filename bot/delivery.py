@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
 
-from bot.platforms.base import Incoming, Limits, Platform, SendError
+from bot.platforms.base import Incoming, Limits, Platform, Said, SendError
 
 # Where a long text is cut, the best place first.
 _CUTS = (re.compile(r"\n\n+"), re.compile(r"\n"), re.compile(r"[。！？!?…]+[”』」）)]*|\.\s"),
@@ -53,21 +55,22 @@ def _cut(text: str) -> int:
     return len(text)
 
 
-async def deliver(platform: Platform, to: Incoming, texts: AsyncIterator[str]) -> list[str]:
+async def deliver(platform: Platform, to: Incoming, texts: AsyncIterator[Said]) -> list[str]:
     """Shows a reply as it grows; the ids of the messages that hold it in the end.
 
     `texts` yields the whole text so far. The last text always arrives; where the platform cannot
     edit, it is all that is sent.
     """
     limits = platform.limits
-    shown: list[tuple[str, str]] = []
-    text = ""
+    shown: list[tuple[str, Said]] = []
+    last = Said("")
+    why: tuple[Any, ...] = ()
     grown = asyncio.Event()
 
     async def read() -> None:
-        nonlocal text
+        nonlocal last
         async for newest in texts:
-            text = newest
+            last = newest
             grown.set()
 
     # The reply goes on in a task of its own: a slow or failing platform neither holds it back nor
@@ -82,21 +85,27 @@ async def deliver(platform: Platform, to: Incoming, texts: AsyncIterator[str]) -
             if reading.done():
                 break
             with contextlib.suppress(SendError):  # the last text is what counts
-                await _show(platform, to, text, shown)
+                await _show(platform, to, last, shown)
             await asyncio.wait([reading], timeout=limits.edit_interval)
         await reading
+    except asyncio.CancelledError as cancelled:
+        why = cancelled.args
+        raise
     finally:
         typing.cancel()
-        reading.cancel()
+        reading.cancel(*why)
         await asyncio.gather(typing, reading, return_exceptions=True)
-    if text:
-        await _show(platform, to, text, shown)
+    if last.text:
+        await _show(platform, to, last, shown)
     return [message_id for message_id, _ in shown]
 
 
-async def _show(platform: Platform, to: Incoming, text: str, shown: list[tuple[str, str]]) -> None:
+async def _show(
+    platform: Platform, to: Incoming, said: Said, shown: list[tuple[str, Said]]
+) -> None:
     """Makes the sent messages hold the text: edits what differs, sends what is new."""
-    for number, piece in enumerate(split(text, platform.limits.length, platform.limits.measure)):
+    texts = split(said.text, platform.limits.length, platform.limits.measure)
+    for number, piece in enumerate(replace(said, text=text) for text in texts):
         if number == len(shown):
             shown.append((await platform.send(to, piece), piece))
         elif shown[number][1] != piece:

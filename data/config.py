@@ -39,8 +39,12 @@ class StoreSettings(BaseModel):
 
 
 def environment(dotenv: Path = Path(".env")) -> dict[str, str]:
-    """The process's environment, over what a .env file adds."""
-    return {k: v for k, v in dotenv_values(dotenv).items() if v is not None} | dict(os.environ)
+    """The process's environment, over what a .env file adds. Raises SettingsError."""
+    try:
+        added = dotenv_values(dotenv)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{dotenv}: {error}") from error
+    return {k: v for k, v in added.items() if v is not None} | dict(os.environ)
 
 
 def read_settings(

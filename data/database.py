@@ -1,5 +1,8 @@
 """Opening the database: one bot at a time, checked, brought to today's schema, damage kept aside.
 
+All of that is the bot's to do. Whoever opens it beside a bot changes nothing on the way: what is
+missing, of another version or damaged is told and left as it is.
+
 SQLite runs in WAL with `synchronous=FULL`: what was acknowledged survives a power loss. A write
 transaction begins as IMMEDIATE, since one that starts as a read and then writes meets BUSY in
 spite of the timeout.
@@ -9,15 +12,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.parse import quote
 
+import aiosqlite
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, event, text
@@ -30,6 +39,14 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 class StoreError(Exception):
     """The database cannot be opened; one line for the owner, with what to do next."""
+
+
+class NoDatabase(StoreError):
+    """There is none yet: the first bot makes it."""
+
+
+class OldDatabase(StoreError):
+    """It is of an older version: the next bot to start brings it to today's."""
 
 
 _LEAVING_SECONDS = 5.0
@@ -47,13 +64,17 @@ class Database:
         await self.engine.dispose()
         # A cancelled task leaves its connection to a thread that reports to this loop once more.
         for thread in self.threads:
-            await asyncio.to_thread(thread.join, _LEAVING_SECONDS)
+            if thread.is_alive():
+                await asyncio.to_thread(thread.join, _LEAVING_SECONDS)
         if self.lock:
             self.lock.release()
 
 
 async def open_database(url: str, busy_timeout: float, exclusive: bool) -> Database:
-    """The database, ready: checked, and of today's schema. Raises StoreError."""
+    """The database, ready: checked, and of today's schema.
+
+    Raises StoreError; where it is not `exclusive`, NoDatabase and OldDatabase too.
+    """
     try:
         parsed = make_url(url)
     except ArgumentError as error:
@@ -61,9 +82,15 @@ async def open_database(url: str, busy_timeout: float, exclusive: bool) -> Datab
     sqlite = parsed.get_backend_name() == "sqlite"
     in_memory = parsed.database in (None, "", ":memory:")
     path = Path(parsed.database or "") if sqlite and not in_memory else None
-    lock = _prepare(path, exclusive) if path else None
+    lock, threads = None, list[Thread]()
+    if path and exclusive:
+        lock = _prepare(path)
+    elif path:
+        await asyncio.to_thread(_inspect, path)
     try:
-        connect_args = {"timeout": busy_timeout} if sqlite else {}
+        connect_args: dict[str, Any] = {}
+        if sqlite:
+            connect_args = {"timeout": busy_timeout, "async_creator_fn": partial(_connect, threads)}
         engine = create_async_engine(parsed, connect_args=connect_args)
     except BaseException as error:
         if lock:
@@ -71,20 +98,27 @@ async def open_database(url: str, busy_timeout: float, exclusive: bool) -> Datab
         if isinstance(error, ImportError | SQLAlchemyError):
             raise StoreError(f"[store] url: {error}") from error
         raise
-    database = Database(engine, lock, _configure_sqlite(engine) if sqlite else [])
-    await _bring_up(database, path or url)
+    if sqlite:
+        _configure_sqlite(engine)
+    database = Database(engine, lock, threads)
+    await _bring_up(database, path or parsed.render_as_string(), exclusive)
     return database
 
 
-async def _bring_up(database: Database, where: Path | str) -> None:
+async def _bring_up(database: Database, where: Path | str, exclusive: bool) -> None:
     try:
-        async with database.engine.begin() as connection:
-            if isinstance(where, Path):
-                await _check(connection)
-            await connection.run_sync(_migrate)
+        if exclusive:
+            async with database.engine.begin() as connection:
+                if isinstance(where, Path):
+                    await _check(connection)
+                await connection.run_sync(_migrate)
+        else:
+            reading = database.engine.execution_options(sqlite_begin="BEGIN")
+            async with reading.connect() as connection:
+                _require_version(await connection.run_sync(_version), where)
     except BaseException as error:
         await database.close()
-        if isinstance(where, Path) and _is_damage(error):
+        if exclusive and isinstance(where, Path) and _is_damage(error):
             aside = _put_aside(where)
             raise StoreError(
                 f"the database {where} is damaged ({reason(error)}); it was kept as {aside}. "
@@ -97,19 +131,11 @@ async def _bring_up(database: Database, where: Path | str) -> None:
         raise
 
 
-def _prepare(path: Path, exclusive: bool) -> FileLock | None:
-    """Makes the database's folder and, for a bot, keeps other bots out."""
-    kept = [p for p in path.parent.glob(f"{path.name}.damaged-*") if p.name.endswith("Z")]
-    if kept and not path.exists():
-        # Beginning anew by itself would silently forget consents and erasures.
-        raise StoreError(
-            f"{path} was damaged and kept as {max(kept)}; restore a backup to {path}, "
-            "or move the damaged file elsewhere to begin with an empty database"
-        )
+def _prepare(path: Path) -> FileLock:
+    """Makes the database's folder and keeps other bots out."""
     try:
+        _refuse_to_begin_over(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not exclusive:
-            return None
         lock = FileLock(f"{path}.lock", timeout=0)
         lock.acquire()
     except Timeout as error:
@@ -117,10 +143,7 @@ def _prepare(path: Path, exclusive: bool) -> FileLock | None:
             f"another bot is running on {path}; stop it, or set [paths] var to another folder"
         ) from error
     except OSError as error:
-        raise StoreError(
-            f"{path.parent} cannot be written ({error.strerror}); "
-            "set [paths] var to a folder that can"
-        ) from error
+        raise _unwritable(path, error.strerror) from error
     if path.exists() and path.stat().st_size == 0 and not Path(f"{path}-wal").exists():
         # SQLite would take it for a new one. Only the lock's holder may judge: a database that
         # another process is just making is empty too.
@@ -133,14 +156,64 @@ def _prepare(path: Path, exclusive: bool) -> FileLock | None:
     return lock
 
 
-def _configure_sqlite(engine: AsyncEngine) -> list[Thread]:
-    """Sets up each connection as it is made; the threads that the living ones run in."""
-    threads: list[Thread] = []
+def _inspect(path: Path) -> None:
+    """Looks whether there is a whole database, and touches nothing, not even its log."""
+    try:
+        _refuse_to_begin_over(path)
+        if not path.exists():
+            folder = next(folder for folder in path.absolute().parents if folder.exists())
+            if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+                raise _unwritable(path, f"{folder} takes none")
+            raise NoDatabase(f"there is no database {path} yet; the bot makes it at its start")
+        if path.stat().st_size == 0 and not Path(f"{path}-wal").exists():
+            raise StoreError(
+                f"the database {path} is empty: a bot is just making it, or what it held is lost"
+            )
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from error
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+        ) as connection:
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise sqlite3.DatabaseError(found)
+    except sqlite3.Error as error:
+        state = "is damaged" if _is_damage(error) else "cannot be read"
+        raise StoreError(f"the database {path} {state} ({reason(error)})") from error
+
+
+def _refuse_to_begin_over(path: Path) -> None:
+    """Raises StoreError where a damaged database was kept and none took its place."""
+    kept = [p for p in path.parent.glob(f"{path.name}.damaged-*") if p.name.endswith("Z")]
+    if kept and not path.exists():
+        # Beginning anew by itself would silently forget consents and erasures.
+        raise StoreError(
+            f"{path} was damaged and kept as {max(kept)}; restore a backup to {path}, "
+            "or move the damaged file elsewhere to begin with an empty database"
+        )
+
+
+def _unwritable(path: Path, why: str | None) -> StoreError:
+    return StoreError(
+        f"{path.parent} cannot be written ({why}); set [paths] var to a folder that can"
+    )
+
+
+def _connect(threads: list[Thread], *arguments: Any, **options: Any) -> aiosqlite.Connection:
+    """A connection about to be made, its thread noted: one that fails reports to the loop too."""
+    connection = aiosqlite.connect(*arguments, **options)
+    thread = connection._thread  # aiosqlite tells it nowhere else
+    thread.daemon = True
+    threads[:] = [*(t for t in threads if t.is_alive()), thread]
+    return connection
+
+
+def _configure_sqlite(engine: AsyncEngine) -> None:
+    """Sets up each connection as it is made."""
 
     @event.listens_for(engine.sync_engine, "connect")
     def connected(connection: Any, _: Any) -> None:
-        threads[:] = [t for t in threads if t.is_alive()]
-        threads.append(connection.driver_connection._thread)  # aiosqlite tells it nowhere else
         connection.isolation_level = None  # transactions are begun below, not by the driver
         cursor = connection.cursor()
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
@@ -159,8 +232,6 @@ def _configure_sqlite(engine: AsyncEngine) -> list[Thread]:
         options = connection.get_execution_options()
         connection.exec_driver_sql(options.get("sqlite_begin", "BEGIN IMMEDIATE"))
 
-    return threads
-
 
 async def _check(connection: AsyncConnection) -> None:
     """Raises sqlite3.DatabaseError where the file's pages contradict each other."""
@@ -169,11 +240,38 @@ async def _check(connection: AsyncConnection) -> None:
         raise sqlite3.DatabaseError(str(found))
 
 
-def _migrate(connection: Connection) -> None:
+def _alembic() -> Config:
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+def _migrate(connection: Connection) -> None:
+    config = _alembic()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def _version(connection: Connection) -> str | None:
+    """The schema's version; None where there is no schema."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _require_version(found: str | None, where: Path | str) -> None:
+    scripts = ScriptDirectory.from_config(_alembic())
+    today = scripts.get_current_head()
+    if found is None:
+        raise NoDatabase(f"the database {where} holds nothing yet; start the bot once")
+    if found in {script.revision for script in scripts.walk_revisions()} - {today}:
+        raise OldDatabase(
+            f"the database {where} is of another version, {found}; this program's is {today}: "
+            "start the bot once"
+        )
+    if found != today:
+        raise StoreError(
+            f"the database {where} is of another version, {found}, which this program does not "
+            "know: update it"
+        )
 
 
 def _is_damage(error: BaseException) -> bool:

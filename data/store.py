@@ -66,10 +66,13 @@ class Store:
 
     @classmethod
     async def open(cls, url: str, *, busy_timeout: float = 10.0, exclusive: bool = True) -> Store:
-        """Opens the database at a SQLAlchemy URL and brings its schema up to date.
+        """Opens the database at a SQLAlchemy URL.
 
-        With `exclusive`, a bot keeps other bots away; readers such as the trainer leave it out.
-        Raises StoreError.
+        With `exclusive`, a bot keeps other bots away, makes the database where there is none,
+        brings its schema up to date, and puts a damaged one aside. Without, as the trainer opens
+        it beside a bot, nothing is made or changed on the way. Raises StoreError; without
+        `exclusive`, its NoDatabase where there is none yet and its OldDatabase where a bot has to
+        bring the schema up to date first.
         """
         return cls(await open_database(url, busy_timeout, exclusive))
 

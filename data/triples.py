@@ -41,7 +41,7 @@ def read_triples(path: Path) -> Iterator[tuple[int, Triple]]:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield number, _parse(line, f"{path}:{number}")
+                    yield number, parse_triple(line, f"{path}:{number}")
     except (OSError, UnicodeDecodeError) as error:
         raise TriplesError(f"{path}: {error}") from error
 
@@ -70,7 +70,8 @@ def write_triples(path: Path, triples: Iterable[Triple]) -> int:
     return count
 
 
-def _parse(line: str, where: str) -> Triple:
+def parse_triple(line: str, where: str) -> Triple:
+    """One line of a JSONL file; `where` names it in errors. Raises TriplesError."""
     try:
         return Triple.model_validate(json.loads(line))
     except ValidationError as error:

@@ -37,20 +37,21 @@ class Admission:
         self._seconds.append(seconds)
 
     @asynccontextmanager
-    async def admit(self, conversation: Hashable) -> AsyncIterator[None]:
+    async def admit(self, conversation: Hashable) -> AsyncIterator[asyncio.Timeout]:
         """Waits until this conversation's earlier turns are over; the turn runs inside.
 
         Raises Busy at once when the queue is full, and Late from whatever is awaited inside when
-        the deadline passes.
+        the deadline passes. What it gives tells whether that is why the turn is being cancelled:
+        then it is `expired()`.
         """
         if self.admitted >= self._limit:
             raise Busy(self.admitted, statistics.median(self._seconds or [5.0]))
         self.admitted += 1
         try:
-            async with asyncio.timeout(self._deadline):
+            async with asyncio.timeout(self._deadline) as limit:
                 await self._wait_in_line(conversation)
                 try:
-                    yield
+                    yield limit
                 finally:
                     self._leave_line(conversation)
         except TimeoutError as error:

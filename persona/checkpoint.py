@@ -250,22 +250,15 @@ class SafetensorsCheckpoint:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder
+        self.config, wanted = read_folder(folder)
         files = sorted(folder.glob("*.safetensors"))
-        if not files or not (folder / "config.json").is_file():
-            raise CheckpointError(f"{folder} lacks config.json or a *.safetensors file")
-        self.config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
         self._files: dict[str, SafetensorsFile] = {}
         for path in files:
             file = SafetensorsFile(path)
             self._files.update(dict.fromkeys(file.names(), file))
-        index = folder / "model.safetensors.index.json"
-        if index.is_file():
-            wanted = json.loads(index.read_text("utf-8"))["weight_map"]
-            missing = sorted(set(wanted) - set(self._files))
-            if missing:
-                raise CheckpointError(
-                    f"{folder} lacks {len(missing)} tensors, {missing[0]!r} first"
-                )
+        missing = sorted(wanted - set(self._files))
+        if missing:
+            raise CheckpointError(f"{folder} lacks {len(missing)} tensors, {missing[0]!r} first")
 
     def names(self) -> list[str]:
         return list(self._files)
@@ -275,6 +268,37 @@ class SafetensorsCheckpoint:
 
     def blocks(self, name: str) -> Iterator[Float]:
         return self._files[name].blocks(name)
+
+
+def read_folder(folder: Path) -> tuple[dict[str, Any], set[str]]:
+    """The config of a published folder, and the tensors that its index names, none without one.
+
+    Raises CheckpointError where either is malformed, or there are no weights.
+    """
+    config = folder / "config.json"
+    try:
+        if not config.is_file() or not any(folder.glob("*.safetensors")):
+            raise CheckpointError(f"{folder} lacks config.json or a *.safetensors file")
+    except OSError as error:
+        raise CheckpointError(f"{folder}: {error.strerror}") from error
+    index = folder / "model.safetensors.index.json"
+    weight_map = read_object(index).get("weight_map") if index.is_file() else {}
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{index} has no weight_map")
+    return read_object(config), set(weight_map)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises CheckpointError."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds no JSON object")
+    return found
 
 
 def open_checkpoint(path: Path) -> GGUFCheckpoint | SafetensorsCheckpoint:

@@ -7,6 +7,7 @@ through one by one, so that a conversion needs about one tensor's memory, never 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ Progress = Callable[[float], None]
 """Told the share done, from 0 to 1."""
 
 _SERVED = {"Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
-_Q8_BLOCK = 32
+_Q8_BLOCK, _Q8_BLOCK_BYTES = 32, 34
 
 
 class Adapter:
@@ -115,37 +116,28 @@ def write_gguf(
 
     if adapter:
         adapter.check(base)
-    arch = _SERVED.get(base.config.get("architectures", ["?"])[0])
-    if arch is None:
-        raise CheckpointError(
-            f"a {base.config.get('model_type')} model cannot be served as GGUF here "
-            '(Qwen2, Qwen2.5 and Qwen3 can); set [model] engine = "transformers"'
-        )
-    writer = GGUFWriter(path, arch)
+    writer = GGUFWriter(path, _architecture(base))
     _write_metadata(writer, base.config, tokenizer)
-    names = base.names()
-    if base.config.get("tie_word_embeddings"):
-        names = [n for n in names if n != "lm_head.weight"]
+    names = _written(base)
     for name in names:
         shape = base.shape(name)
-        size = int(np.prod(shape))
         if len(shape) == 1:
-            writer.add_tensor_info(to_gguf_name(name), shape, np.dtype(np.float32), size * 4)
+            writer.add_tensor_info(
+                to_gguf_name(name), shape, np.dtype(np.float32), _gguf_bytes(name, shape)
+            )
             continue
-        if shape[-1] % _Q8_BLOCK:
-            raise CheckpointError(f"{name!r} has rows of {shape[-1]}, no multiple of {_Q8_BLOCK}")
-        row_bytes = shape[-1] // _Q8_BLOCK * (_Q8_BLOCK + 2)
+        row_bytes = shape[-1] // _Q8_BLOCK * _Q8_BLOCK_BYTES
         writer.add_tensor_info(
             to_gguf_name(name),
             (*shape[:-1], row_bytes),
             np.dtype(np.uint8),
-            shape[0] * row_bytes,
+            _gguf_bytes(name, shape),
             raw_dtype=Kind.Q8_0,
         )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    total = sum(int(np.prod(base.shape(name))) for name in names)
+    total = sum(math.prod(base.shape(name)) for name in names)
     done = 0
     for name in names:
         blocks = _blocks(base, adapter, name)
@@ -153,9 +145,43 @@ def write_gguf(
             writer.write_tensor_data(np.concatenate([quantize(b, Kind.Q8_0) for b in blocks]))
         else:
             writer.write_tensor_data(np.concatenate(list(blocks)))
-        done += int(np.prod(base.shape(name)))
+        done += math.prod(base.shape(name))
         progress(done / total)
     writer.close()
+
+
+def gguf_size(base: Checkpoint) -> int:
+    """Bytes of the weights that `write_gguf` would write. Raises CheckpointError as it does."""
+    _architecture(base)
+    return sum(_gguf_bytes(name, base.shape(name)) for name in _written(base))
+
+
+def safetensors_size(base: Checkpoint) -> int:
+    """Bytes of the weights that `write_safetensors` would write."""
+    return sum(math.prod(base.shape(name)) * 2 for name in _written(base))
+
+
+def _architecture(base: Checkpoint) -> str:
+    named = base.config.get("architectures") or ["?"]
+    if named[0] not in _SERVED:
+        raise CheckpointError(
+            f"a {base.config.get('model_type')} model cannot be served as GGUF here "
+            '(Qwen2, Qwen2.5 and Qwen3 can); set [model] engine = "transformers"'
+        )
+    return _SERVED[named[0]]
+
+
+def _written(base: Checkpoint) -> list[str]:
+    tied = base.config.get("tie_word_embeddings")
+    return [name for name in base.names() if not (tied and name == "lm_head.weight")]
+
+
+def _gguf_bytes(name: str, shape: tuple[int, ...]) -> int:
+    if len(shape) == 1:
+        return shape[0] * 4
+    if shape[-1] % _Q8_BLOCK:
+        raise CheckpointError(f"{name!r} has rows of {shape[-1]}, no multiple of {_Q8_BLOCK}")
+    return math.prod(shape) // _Q8_BLOCK * _Q8_BLOCK_BYTES
 
 
 def _write_metadata(writer: Any, config: dict[str, Any], tokenizer: Tokenizer) -> None:
@@ -184,7 +210,9 @@ def _write_metadata(writer: Any, config: dict[str, Any], tokenizer: Tokenizer) -
             kinds.append(TokenType.CONTROL if added[i].special else TokenType.USER_DEFINED)
         else:
             kinds.append(TokenType.NORMAL if i in by_id else TokenType.UNUSED)
-    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    merges = json.loads(tokenizer.to_str())["model"].get("merges")
+    if merges is None:
+        raise CheckpointError("a GGUF is written with a byte-pair tokenizer only")
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens)
@@ -205,11 +233,11 @@ def write_safetensors(
     progress: Progress = lambda _: None,
 ) -> None:
     """Writes a folder that `from_pretrained` loads: bf16 weights, config and tokenizer."""
-    names = [n for n in base.names() if not (base.tied and n == "lm_head.weight")]
+    names = _written(base)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name in names:
-        size = int(np.prod(base.shape(name))) * 2
+        size = math.prod(base.shape(name)) * 2
         header[name] = {
             "dtype": "BF16",
             "shape": list(base.shape(name)),

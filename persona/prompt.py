@@ -8,7 +8,7 @@ plain tokenizer, which has none.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from persona.card import Card
@@ -57,10 +57,11 @@ class Prompt:
 
 
 class PromptTooLong(Exception):
-    """The message alone exceeds the budget."""
+    """The message alone exceeds the budget; of such a text `characters` would fit."""
 
-    def __init__(self, tokens: int, room: int) -> None:
+    def __init__(self, tokens: int, room: int, characters: int) -> None:
         super().__init__(f"the message takes {tokens} tokens; there is room for {room}")
+        self.characters = characters
 
 
 class PromptBuilder:
@@ -83,12 +84,14 @@ class PromptBuilder:
         exemplars: Sequence[Exchange] = (),
         speaker: str | None = None,
         reply: str | None = None,
+        known: Collection[str] = (),
     ) -> Prompt:
         """The prompt for a message, or, with its `reply`, the row to learn from.
 
         `history` is oldest first, `exemplars` nearest last. Exemplars beyond their budget are
         left out, farthest first; then the oldest exchanges of history, each whole or not at all.
-        With a reply, the replies of exemplars and history are learned too. Raises PromptTooLong.
+        With a reply, the replies of exemplars and history are learned too, but for the exemplars
+        whose keys are `known`. Raises PromptTooLong.
         """
         lines = [e.text for e in history] + [text]
         system = self._message("system", self._system_text(lines))
@@ -100,14 +103,20 @@ class PromptBuilder:
         while room < 0 and chosen:
             room += sum(len(ids) for ids in chosen.pop(0)[1:])
         if room < 0:
-            raise PromptTooLong(len(message), room + len(message))
+            room += len(message)
+            frame = len(self._message("user", _spoken("", speaker)))  # what is not the text's own
+            # Some spare: where a text is cut, what was one token may become two.
+            fits = len(text) * (room - frame - 3) // max(1, len(message) - frame)
+            raise PromptTooLong(len(message), room, max(0, fits))
         kept = self._fitting(history, room)
 
         ids, labels = list(system), [IGNORED] * len(system)
-        for _, user, assistant in [*chosen, *kept]:
+        unlearned = {id(exchange) for exchange, *_ in chosen if exchange.key in known}
+        for exchange, user, assistant in [*chosen, *kept]:
             self._append(ids, labels, user, learned=0)
             # Everything after the header, the final newline excepted, is hers.
-            self._append(ids, labels, assistant, learned=self._reply_length(assistant))
+            length = 0 if id(exchange) in unlearned else self._reply_length(assistant)
+            self._append(ids, labels, assistant, learned=length)
         self._append(ids, labels, message, learned=0)
         if reply is None:
             self._append(ids, labels, ending, learned=0)

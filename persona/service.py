@@ -34,7 +34,8 @@ _STRETCH = 10
 class Outcome:
     """What is known of a reply; complete once its iterator has ended.
 
-    Times are in seconds. `guarded` names the alarm for which an authored reply was spoken.
+    Times are in seconds. `guarded` names the alarm for which an authored reply was spoken,
+    `version` the adapter that was asked.
     """
 
     text: str = ""
@@ -47,6 +48,8 @@ class Outcome:
     attempts: int = 0
     guarded: Alarm | None = None
     finish: Finish | None = None
+    version: str = ""
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,17 @@ class _Recent:
     turns: int = 0
 
 
+@dataclass(slots=True)
+class _Serving:
+    """An engine with a version's weights in it, and how many replies it is busy with."""
+
+    engine: Engine
+    builder: PromptBuilder
+    version: str
+    replies: int = 0
+    retired: bool = False
+
+
 class InferenceService:
     """Answers messages in the persona's voice. Make it, use it inside one event loop, close it."""
 
@@ -86,10 +100,9 @@ class InferenceService:
         deadline: float = 120.0,
         version: str = "",
     ) -> None:
-        self.version = version
         self.sampling = sampling
-        self._engine = engine
-        self._builder = builder
+        self._serving = _Serving(engine, builder, version)
+        self._closings: set[asyncio.Task[None]] = set()
         self._exemplars = exemplars
         self._authored = authored
         self._exemplar_count = exemplar_count
@@ -98,7 +111,33 @@ class InferenceService:
         self._running = 0
         self._recent = _Recent()
 
-    def admit(self, conversation: Hashable) -> AbstractAsyncContextManager[None]:
+    @property
+    def version(self) -> str:
+        """The version that answers new turns."""
+        return self._serving.version
+
+    def swap(self, engine: Engine, builder: PromptBuilder, version: str) -> None:
+        """Has new turns answered by another engine; the old one ends with its last reply."""
+        old, self._serving = self._serving, _Serving(engine, builder, version)
+        old.retired = True
+        self._release(old)
+
+    def _take(self) -> _Serving:
+        self._serving.replies += 1
+        return self._serving
+
+    def _leave(self, serving: _Serving) -> None:
+        serving.replies -= 1
+        self._release(serving)
+
+    def _release(self, serving: _Serving) -> None:
+        """Closes a retired engine that no reply needs any more, beside what goes on."""
+        if serving.retired and not serving.replies:
+            closing = asyncio.get_running_loop().create_task(serving.engine.close())
+            self._closings.add(closing)
+            closing.add_done_callback(self._closings.discard)
+
+    def admit(self, conversation: Hashable) -> AbstractAsyncContextManager[asyncio.Timeout]:
         """A turn of a conversation, in its order; see Admission.admit."""
         return self._admission.admit(conversation)
 
@@ -126,20 +165,25 @@ class InferenceService:
             first_token_p50=statistics.median(first),
             first_token_p95=first[math.ceil(0.95 * len(first)) - 1],
             tokens_per_second=statistics.median(self._recent.rate or [0.0]),
-            engine=self._engine.stats(),
+            engine=self._serving.engine.stats(),
         )
 
     async def close(self) -> None:
-        await self._engine.close()
+        await self._serving.engine.close()
+        await asyncio.gather(*self._closings)
 
-    def _prompt(self, text: str, history: Sequence[Exchange], speaker: str | None) -> Prompt:
+    def _prompt(
+        self, builder: PromptBuilder, text: str, history: Sequence[Exchange], speaker: str | None
+    ) -> Prompt:
         chosen = self._exemplars.nearest(text, self._exemplar_count)
-        return self._builder.build(text, history, chosen, speaker)
+        return builder.build(text, history, chosen, speaker)
 
-    async def _generate(self, prompt: Prompt, sampling: Sampling) -> AsyncGenerator[Delta]:
+    async def _generate(
+        self, engine: Engine, prompt: Prompt, sampling: Sampling
+    ) -> AsyncGenerator[Delta]:
         async with self._slots:
             self._running += 1
-            stream = self._engine.generate(prompt.ids, sampling)
+            stream = engine.generate(prompt.ids, sampling)
             try:
                 async for delta in stream:
                     yield delta
@@ -181,18 +225,30 @@ class Reply:
         self._turn = turn
 
     async def __aiter__(self) -> AsyncGenerator[str]:
+        serving = self._service._take()
+        try:
+            async with aclosing(self._texts(serving)) as texts:
+                async for text in texts:
+                    yield text
+        finally:
+            self._service._leave(serving)
+
+    async def _texts(self, serving: _Serving) -> AsyncGenerator[str]:
         started = time.monotonic()
         outcome = self.outcome
+        outcome.version, outcome.engine = serving.version, serving.engine.stats().name
         alarm = guard.before(self._text)
         if alarm is None:
-            prompt = self._service._prompt(self._text, self._history, self._speaker)
+            prompt = self._service._prompt(
+                serving.builder, self._text, self._history, self._speaker
+            )
             outcome.prompt_tokens = len(prompt.ids)
             outcome.exemplars, outcome.dropped = prompt.exemplars, prompt.dropped
             for attempt in range(_ATTEMPTS):
                 alarm = None
                 outcome.attempts = attempt + 1
                 # Closed at once where it is left early: that frees the engine's slot.
-                async with aclosing(self._attempt(prompt, attempt)) as texts:
+                async with aclosing(self._attempt(serving.engine, prompt, attempt)) as texts:
                     async for text, alarm in texts:
                         if alarm:
                             break
@@ -208,7 +264,7 @@ class Reply:
         self._service._note(outcome, time.monotonic() - started)
 
     async def _attempt(
-        self, prompt: Prompt, attempt: int
+        self, engine: Engine, prompt: Prompt, attempt: int
     ) -> AsyncGenerator[tuple[str, Alarm | None]]:
         """Texts so far that the guard let pass; an alarm ends it.
 
@@ -219,7 +275,7 @@ class Reply:
         begun = time.monotonic()
         before = outcome.engine_seconds
         sampling = self._service.sampling.again(attempt)
-        stream = self._service._generate(prompt, sampling)
+        stream = self._service._generate(engine, prompt, sampling)
         outcome.reply_tokens = 0
         try:
             async for delta in stream:

@@ -11,9 +11,11 @@ import contextlib
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from persona.checkpoint import CheckpointError, open_checkpoint
 from persona.child import Report
@@ -27,6 +29,9 @@ from persona.prompt import Budget
 from persona.registry import ADAPTER_FILE, LINEAGE_FILE, Registry, read_version
 from persona.tokenizer import ChatTokenizer
 from persona.weights import Base, Weights
+
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
 
 UNTRAINED = "untrained"
 
@@ -100,13 +105,13 @@ async def load_engine(
         echo = EchoEngine()
         await echo.load(Path(), served.adapter)
         return echo, byte_tokenizer()
-    base = await asyncio.to_thread(fitting_base, served, weights)
+    base = await _stoppable(weights, fitting_base, served, weights)
     engine: OpenVINOEngine | TransformersEngine
     if name == "openvino":
-        folder = await asyncio.to_thread(weights.for_openvino, base, served.adapter)
+        folder = await _stoppable(weights, weights.for_openvino, base, served.adapter)
         engine, adapter = OpenVINOEngine(model.cache_tokens, model.max_chats), None
     else:
-        folder = await asyncio.to_thread(weights.for_transformers, base)
+        folder = await _stoppable(weights, weights.for_transformers, base)
         engine = TransformersEngine(model.device, model.cache_tokens, model.max_chats)
         adapter = served.adapter
     report("load", 0.0)
@@ -114,6 +119,22 @@ async def load_engine(
     report("load", 1.0)
     assert engine.tokenizer is not None
     return engine, engine.tokenizer
+
+
+async def _stoppable(
+    weights: Weights,
+    step: Callable[Params, Result],
+    *arguments: Params.args,
+    **keywords: Params.kwargs,
+) -> Result:
+    """Runs a long step in a thread; cancelled, it stops it and lets the thread end first."""
+    work = asyncio.ensure_future(asyncio.to_thread(step, *arguments, **keywords))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        weights.stop()
+        await asyncio.gather(work, return_exceptions=True)  # Stopped, most likely
+        raise
 
 
 def fitting_base(served: Served, weights: Weights) -> Base:

@@ -12,6 +12,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from persona.checkpoint import CheckpointError, GGUFCheckpoint
+from persona.sentencepiece import tokenizer_from_sentencepiece
 
 # How Qwen2 and Qwen3 cut text before byte-pair merging; a GGUF names the pattern, it lacks it.
 _QWEN2_SPLIT = (
@@ -39,17 +40,22 @@ class ChatTokenizer:
     @classmethod
     def of(cls, full: Tokenizer) -> ChatTokenizer:
         """Splits a ChatML tokenizer. Raises CheckpointError where a marker is missing."""
-        description = json.loads(full.to_str())
-        description["added_tokens"] = []
+        added = {token.content: i for i, token in full.get_added_tokens_decoder().items()}
         ids: list[int] = []
         for marker in ("<|im_start|>", "<|im_end|>", "<|endoftext|>"):
-            found = full.token_to_id(marker)
+            found = added.get(marker)
             if found is None and marker == "<|endoftext|>":
                 found = ids[1]  # bases without it stop, and pad, at <|im_end|>
             if found is None:
                 raise CheckpointError(f"the tokenizer lacks {marker}; only ChatML bases are served")
             ids.append(found)
-        return cls(full, Tokenizer.from_str(json.dumps(description)), *ids)
+        plain = _without_added_tokens(full)
+        for token in added:
+            if set(added.values()) & set(plain.encode(token, add_special_tokens=False).ids):
+                raise CheckpointError(
+                    f"the tokenizer would make a control token of {token} in text"
+                )
+        return cls(full, plain, *ids)
 
     @classmethod
     def load(cls, path: Path) -> ChatTokenizer:
@@ -75,6 +81,34 @@ class ChatTokenizer:
     def added_ids(self) -> frozenset[int]:
         """Ids of all added tokens: none may come from text."""
         return frozenset(self.full.get_added_tokens_decoder())
+
+
+def _without_added_tokens(full: Tokenizer) -> Tokenizer:
+    description = json.loads(full.to_str())
+    if description["model"]["type"] == "Unigram":
+        # Its vocabulary holds the added tokens as well, and any piece of it may be found in text;
+        # one with a space never is, because spaces are replaced before the pieces are looked for.
+        for i in full.get_added_tokens_decoder():
+            if i < len(description["model"]["vocab"]):
+                description["model"]["vocab"][i][0] = f" {i}"
+    description["added_tokens"] = []
+    return Tokenizer.from_str(json.dumps(description))
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a published folder, from tokenizer.json or else from tokenizer.model.
+
+    Raises CheckpointError.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        if not (folder / "tokenizer.model").is_file():
+            raise CheckpointError(f"{folder} has no tokenizer.json and no tokenizer.model")
+        return tokenizer_from_sentencepiece(folder)
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare Exception on a bad file
+        raise CheckpointError(f"{path} is not a usable tokenizer: {error}") from error
 
 
 def tokenizer_from_gguf(checkpoint: GGUFCheckpoint) -> Tokenizer:

@@ -12,30 +12,28 @@ import hashlib
 import json
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from tokenizers import Tokenizer
 
-from persona.checkpoint import (
-    CheckpointError,
-    GGUFCheckpoint,
-    SafetensorsCheckpoint,
-    open_checkpoint,
-)
-from persona.child import Report, in_child
+from persona.checkpoint import CheckpointError, read_folder
+from persona.child import ChildError, Report, go_on, in_child
+from persona.conversion import build_graph, link_folder, write_gguf, write_safetensors
 from persona.engines.base import EngineError
-from persona.gguf import Adapter, write_gguf, write_safetensors
-from persona.sources import SourceError, fetch_gguf, fetch_repository
-from persona.tokenizer import tokenizer_from_gguf
+from persona.network import SourceError
+from persona.sources import Source, fetch_gguf, fetch_repository, open_source
+from persona.tokenizer import ChatTokenizer, read_tokenizer
 
 EMBEDDED = "embedded"
 _ENGINE_FORMAT = 1
 """Part of an engine folder's name: raise it when the files made for a base and adapter change."""
-_GIGABYTE = 1 << 30
+WAIT_SECONDS = 1800.0
+"""How long another process may fetch or convert before waiting for it is given up."""
 
 
 class WeightsError(Exception):
@@ -54,51 +52,81 @@ class Base:
 class Weights:
     """The models under `folder`, fetched and converted on demand."""
 
-    def __init__(self, folder: Path, sources: list[str], report: Report = lambda *_: None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        sources: list[str],
+        report: Report = lambda *_: None,
+        stopped: threading.Event | None = None,
+    ) -> None:
         self._folder = folder
         self._sources = sources
         self._report = report
+        self._stopped = stopped or threading.Event()
+
+    def stop(self) -> None:
+        """Ends what is being done, from another thread: within a second it raises Stopped."""
+        self._stopped.set()
 
     def has(self, name: str) -> bool:
         """Whether a base is on this disk. Raises WeightsError for a local path that is not."""
         if _local(name):
             return True
-        goal = self._folder / "bases" / name.replace("/", "--")
-        return (goal / ("model.gguf" if name == EMBEDDED else "config.json")).is_file()
+        try:
+            return self._goal(name).is_file()
+        except OSError as error:
+            raise self._no_folder(error) from error
+
+    def _goal(self, name: str) -> Path:
+        """The file that is there when a fetched base is."""
+        folder = self._folder / "bases" / name.replace("/", "--")
+        return folder / ("model.gguf" if name == EMBEDDED else "config.json")
+
+    def _no_folder(self, error: OSError) -> WeightsError:
+        return WeightsError(
+            f"{self._folder} cannot be written ({error.strerror or error}); "
+            "set [paths] var to a folder that can"
+        )
 
     def base(self, name: str) -> Base:
         """The base of that name: `embedded`, a local path, or a hub's `owner/model`.
 
         Raises WeightsError.
         """
-        if local := _local(name):
-            return Base(name, local, _fingerprint(local))
-        goal = self._folder / "bases" / name.replace("/", "--")
-        with self._exclusively():
-            if name == EMBEDDED:
-                path = goal / "model.gguf"
-                if not path.is_file():
-                    self._fetch(goal, fetch_gguf)
+        try:
+            if local := _local(name):
+                return Base(name, local, _fingerprint(local))
+            with self._exclusively():
+                goal = self._goal(name)
+                if not goal.is_file():
+                    self._fetch(name, goal.parent)
+                path = goal if name == EMBEDDED else goal.parent
                 return Base(name, path, _fingerprint(path))
-            if not (goal / "config.json").is_file():
-                self._fetch(
-                    goal, lambda part, source, report: fetch_repository(name, part, source, report)
-                )
-            return Base(name, goal, _fingerprint(goal))
+        except OSError as error:
+            raise WeightsError(f"the base {name}: {error.strerror or error}") from error
 
-    def _fetch(self, goal: Path, fetch: Callable[[Path, str, Report], None]) -> None:
+    def _fetch(self, name: str, goal: Path) -> None:
         """Tries the sources in order; what one has begun, it resumes at the next start."""
         refusals = []
-        for source in self._sources:
+        opened: list[tuple[str, Source]] = []
+        for title in self._sources:  # all at once: each that is dead takes its time to show it
+            try:
+                opened.append((title, open_source(title, self._stopped)))
+            except SourceError as error:
+                refusals.append(f"{title}: {error}")
+        for title, source in opened:
+            go_on(self._stopped)
             # A part belongs to one source: they cut the model differently.
-            part = goal.with_name(f"{goal.name}.{source}.part")
+            part = goal.with_name(f"{goal.name}.{title}.part")
             try:
                 part.mkdir(parents=True, exist_ok=True)
-                _require_space(part, 1.2)
-                fetch(part, source, self._report)
+                if name == EMBEDDED:
+                    fetch_gguf(part, source, self._report, self._stopped)
+                else:
+                    fetch_repository(name, part, source, self._report, self._stopped)
                 part.rename(goal)
             except SourceError as error:
-                refusals.append(f"{source}: {error}")
+                refusals.append(f"{title}: {error}")
             except OSError as error:
                 raise WeightsError(f"{goal.parent}: {error.strerror or error}") from error
             else:
@@ -117,32 +145,43 @@ class Weights:
 
         def make(part: Path) -> None:
             # Each step in a process of its own: what it needed is given back before the next.
-            in_child(self._report, _write_gguf, base, adapter, part)
-            in_child(self._report, _build_graph, part)
+            self._in_child(write_gguf, base.path, adapter, part)
+            self._in_child(build_graph, part)
 
-        return self._made("openvino", base, adapter, 1.2, make)
+        return self._made("openvino", base, adapter, make)
 
     def for_transformers(self, base: Base) -> Path:
-        """The folder that `from_pretrained` loads, without an adapter. Raises WeightsError."""
-        if base.path.is_dir():
-            if not (base.path / "tokenizer.json").is_file():
-                raise WeightsError(f"{base.path} has no tokenizer.json")
-            return base.path
+        """The folder that `from_pretrained` loads, without an adapter.
 
-        def make(part: Path) -> None:
-            in_child(self._report, _write_safetensors, base, part)
+        A published folder is taken as it is where it holds a tokenizer.json. Raises WeightsError.
+        """
+        if base.path.is_file():
+            step = write_safetensors
+        else:
+            try:
+                read_folder(base.path)
+                tokenizer = read_tokenizer(base.path)
+                if (base.path / "tokenizer.json").is_file():
+                    return base.path
+                ChatTokenizer.of(tokenizer)
+            except CheckpointError as error:
+                raise WeightsError(str(error)) from error
+            except OSError as error:
+                raise WeightsError(f"{base.path}: {error.strerror or error}") from error
+            step = link_folder
+        return self._made(
+            "transformers", base, None, lambda part: self._in_child(step, base.path, part)
+        )
 
-        return self._made("transformers", base, None, 1.1, make)
+    def _in_child(self, step: Callable[..., None], *arguments: object) -> None:
+        in_child(self._report, step, *arguments, stopped=self._stopped)
 
     def _made(
-        self,
-        kind: str,
-        base: Base,
-        adapter: Path | None,
-        gigabytes: float,
-        make: Callable[[Path], None],
+        self, kind: str, base: Base, adapter: Path | None, make: Callable[[Path], None]
     ) -> Path:
         key = hashlib.sha256(f"{_ENGINE_FORMAT}:{base.fingerprint}".encode())
+        if kind == "transformers" and base.path.is_dir():
+            key.update(os.fsencode(base.path.resolve()))  # it will be linked to
         if adapter:
             try:
                 key.update(_fingerprint(adapter / "adapter_model.safetensors").encode())
@@ -158,14 +197,14 @@ class Weights:
                     # A killed process may leave a child that still writes: never into this one's.
                     part = goal.with_name(f"{goal.name}.{os.getpid()}.part")
                     part.mkdir(parents=True)
-                    _require_space(part, gigabytes)
                     make(part)
-                    _flush(part)
                     part.rename(goal)
                 os.utime(goal)
                 self._forget_old(kind)
         except (CheckpointError, EngineError) as error:
             raise WeightsError(str(error)) from error
+        except ChildError as error:
+            raise WeightsError(f"{base.path} cannot be converted: {error}") from error
         except OSError as error:
             raise WeightsError(f"{goal.parent}: {error.strerror or error}") from error
         return goal
@@ -179,19 +218,18 @@ class Weights:
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
         """One process at a time fetches or converts."""
-        lock = FileLock(self._folder / ".lock", timeout=1800)
+        lock = FileLock(self._folder / ".lock")
+        end = time.monotonic() + WAIT_SECONDS
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout as error:
-            raise WeightsError(
-                f"another process has been busy in {self._folder} for long"
-            ) from error
+            while not lock.is_locked:
+                go_on(self._stopped)
+                with suppress(Timeout):
+                    lock.acquire(timeout=0.2)
+                if not lock.is_locked and time.monotonic() > end:
+                    raise WeightsError(f"another process has been busy in {self._folder} for long")
         except OSError as error:
-            raise WeightsError(
-                f"{self._folder} cannot be written ({error.strerror}); "
-                "set [paths] var to a folder that can"
-            ) from error
+            raise self._no_folder(error) from error
         try:
             yield
         finally:
@@ -200,46 +238,21 @@ class Weights:
 
 def _local(name: str) -> Path | None:
     """The path that a base names; None for `embedded` and for a hub's name."""
-    path = Path(name).expanduser()
-    if name == EMBEDDED or not (path.exists() or name.startswith((".", "/", "~"))):
+    if name == EMBEDDED:
         return None
-    if not path.exists():
+    try:
+        if "\0" in name:
+            raise ValueError("no path holds a zero byte")
+        path = Path(name).expanduser()
+        there = path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # a folder that is closed, nobody's home
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise WeightsError(f"[model] base = {name[:80]!r}: {reason}") from error
+    if there:
+        return path
+    if name.startswith((".", "/", "~")):
         raise WeightsError(f"[model] base: there is nothing at {path}")
-    return path
-
-
-def _open(base: Base) -> tuple[GGUFCheckpoint | SafetensorsCheckpoint, Tokenizer]:
-    checkpoint = open_checkpoint(base.path)
-    if isinstance(checkpoint, GGUFCheckpoint):
-        return checkpoint, tokenizer_from_gguf(checkpoint)
-    path = base.path / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError(f"{base.path} has no tokenizer.json")
-    return checkpoint, Tokenizer.from_file(str(path))
-
-
-def _write_gguf(report: Report, base: Base, adapter: Path | None, folder: Path) -> None:
-    checkpoint, tokenizer = _open(base)
-    merged = Adapter(adapter) if adapter else None
-    write_gguf(
-        checkpoint, tokenizer, folder / "model.gguf", merged, lambda done: report("convert", done)
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-
-
-def _build_graph(report: Report, folder: Path) -> None:
-    from persona.engines.openvino import build_graph
-
-    report("build", 0.0)
-    build_graph(folder / "model.gguf", folder)
-    (folder / "model.gguf").unlink()
-    report("build", 1.0)
-
-
-def _write_safetensors(report: Report, base: Base, folder: Path) -> None:
-    checkpoint, tokenizer = _open(base)
-    assert isinstance(checkpoint, GGUFCheckpoint)
-    write_safetensors(checkpoint, tokenizer, folder, lambda done: report("convert", done))
+    return None
 
 
 def _fingerprint(path: Path) -> str:
@@ -247,22 +260,9 @@ def _fingerprint(path: Path) -> str:
 
     The content was verified when it was fetched; after that size and time of change suffice.
     """
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    patterns = ("*.safetensors", "tokenizer*", "added_tokens.json")
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for pattern in patterns for file in path.glob(pattern))
     facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-
-
-def _require_space(folder: Path, gigabytes: float) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < gigabytes * _GIGABYTE:
-        raise WeightsError(
-            f"{folder} has {free / _GIGABYTE:.1f} GB free and {gigabytes:.1f} GB are needed; "
-            "free some, or set [paths] var to another disk"
-        )
-
-
-def _flush(folder: Path) -> None:
-    """Puts a folder's files on the disk, so that the rename after it never outlives them."""
-    for file in folder.iterdir():
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())

@@ -62,7 +62,7 @@ class TrainingSettings(BaseModel):
     """The highest learning rate; overrides the recipe's."""
     rank: int | None = Field(default=None, ge=1, le=256)
     """The adapter's rank; overrides the recipe's."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the adapter's first values, the order of rows, and dropout."""
     pack_tokens: int = Field(default=0, ge=0)
     """Tokens that go through the model at once; 0 is 768 on a CPU and 8192 on a GPU. Halved by

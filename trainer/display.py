@@ -18,7 +18,7 @@ class Display:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeRemainingColumn(),
@@ -39,7 +39,8 @@ class Display:
 
     def say(self, line: str) -> None:
         """A line that stays."""
-        self._console.print(line, soft_wrap=True)
+        # No markup: a line that names [training] means it.
+        self._console.print(line, soft_wrap=True, markup=False)
 
     def report(self, step: str, share: float) -> None:
         """How far something other than training is; safe from any thread."""

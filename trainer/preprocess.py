@@ -13,6 +13,7 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from data.triples import Triple, read_folder
@@ -135,19 +136,27 @@ class Preprocessor:
         known = frozenset(e.key for e in near if e.key in learned)
         prompt = self._build(row, near, known)
         fresh = [key for key in prompt.exemplars if key not in known]
-        return Example(tuple(prompt.ids), tuple(prompt.labels), (*fresh, row.key))
+        labels = tuple(prompt.labels)
+        if row.triple.meta is not None:
+            # What was said earlier in a collected conversation was rated by nobody.
+            own = replies(labels)
+            labels = _only(labels, [*own[: len(fresh)], own[-1]])
+        return Example(tuple(prompt.ids), labels, (*fresh, row.key))
 
     def _as_served(self, row: Row) -> Example:
         near = self._index.nearest(row.triple.message, self._exemplars)
         prompt = self._build(row, near, frozenset())
-        labels = _last_reply(prompt.labels)
+        labels = _only(prompt.labels, replies(prompt.labels)[-1:])
         return Example(tuple(prompt.ids), labels, (row.key,))
 
 
-def _last_reply(labels: Sequence[int]) -> tuple[int, ...]:
-    """The labels with all but the last run of learned ones set to IGNORED."""
-    end = max(i for i, label in enumerate(labels) if label != IGNORED) + 1
-    start = end
-    while start and labels[start - 1] != IGNORED:
-        start -= 1
-    return (*[IGNORED] * start, *labels[start:])
+def replies(labels: Sequence[int]) -> list[list[int]]:
+    """The places of each reply that is learned, in order."""
+    runs = groupby(range(len(labels)), lambda place: labels[place] != IGNORED)
+    return [list(places) for learned, places in runs if learned]
+
+
+def _only(labels: Sequence[int], kept: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The labels with everything but the given replies set to IGNORED."""
+    places = {place for reply in kept for place in reply}
+    return tuple(label if i in places else IGNORED for i, label in enumerate(labels))

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -27,7 +28,10 @@ from trainer.train import Evaluation, Progress, Step, Trainer, TrainingError
 
 @contextmanager
 def only_trainer(runs: Path) -> Iterator[None]:
-    """Keeps a second trainer out. Raises TrainingError."""
+    """Keeps a second trainer out; the processes of one count as one. Raises TrainingError."""
+    if not PartialState().is_main_process:
+        yield
+        return
     lock = FileLock(runs / ".lock", timeout=0)
     try:
         runs.mkdir(parents=True, exist_ok=True)
@@ -51,14 +55,20 @@ class Run:
         self.folder = folder
         for name in ("checkpoint", "best"):
             _settle(folder / name)
-        self.facts: dict[str, Any] = json.loads((folder / "run.json").read_text("utf-8"))
+        try:
+            self.facts: dict[str, Any] = json.loads((folder / "run.json").read_text("utf-8"))
+        except ValueError as error:
+            raise TrainingError(
+                f"{folder / 'run.json'} is damaged ({error}); remove {folder}"
+            ) from error
 
     @classmethod
     def begin(cls, runs: Path, facts: dict[str, Any]) -> Run:
         """A new run; `facts` say what is trained on what, and with which recipe."""
         now = datetime.now(UTC)
         folder = runs / f"{now:%Y%m%dT%H%M%SZ}-{facts['dataset']['hash'][:8]}"
-        folder.mkdir(parents=True)
+        with _writing(folder):
+            folder.mkdir(parents=True)
         _write(folder / "run.json", json.dumps(facts | {"begun": now.isoformat()}, indent=2))
         return cls(folder)
 
@@ -101,7 +111,8 @@ class Run:
     def note(self, event: Step | Evaluation) -> None:
         """Adds a line to metrics.jsonl."""
         kind = "step" if isinstance(event, Step) else "evaluation"
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        path = self.folder / "metrics.jsonl"
+        with _writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, **asdict(event)}) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -137,10 +148,13 @@ class Run:
             held = load_file(folder / "optimizer.safetensors")
             trainer.progress = Progress.from_json((folder / "progress.json").read_text("utf-8"))
             trainer.optimizer.restore(held)
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        # RuntimeError: tensors of another shape.
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise TrainingError(
-                f"{folder} cannot be read ({error}); train without --resume"
+                f"{folder} cannot be read ({error!r}); train without --resume"
             ) from error
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write("\n")  # ends the line that a killed run was writing
 
     def finish(self) -> None:
         """Marks it as trained; its checkpoint is of no more use."""
@@ -192,10 +206,26 @@ def _smoothed(values: list[float], weight: float = 0.9) -> list[float]:
 
 
 def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    """Writes a file that is there whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    with _writing(path):
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Makes one line of a disk that is full. Raises TrainingError."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise TrainingError(
+            f"{path} cannot be written ({reason}); free some space, then go on with --resume"
+        ) from error
 
 
 def _settle(goal: Path) -> None:
@@ -213,12 +243,16 @@ def _replacing(goal: Path) -> Iterator[Path]:
     _settle(goal)
     for left in (part, old):
         shutil.rmtree(left, ignore_errors=True)
-    part.mkdir()
-    yield part
-    for file in part.iterdir():
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-    if goal.exists():
-        goal.rename(old)
-    part.rename(goal)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        with _writing(goal):
+            part.mkdir()
+            yield part
+            for file in part.iterdir():
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+            if goal.exists():
+                goal.rename(old)
+            part.rename(goal)
+    finally:
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)

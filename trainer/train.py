@@ -203,18 +203,21 @@ class Trainer:
         progress, accelerator = self.progress, self._accelerator
         rate = self._rate(progress.step)
         targets = sum(example.targets for example in examples)
-        loss = self._gradients(examples, targets)
+        loss = self._summed(examples, lambda: self._learn(examples, targets)) / targets
         norm = self.optimizer.step(rate, lambda t: _reduced(accelerator, t))
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingError(
-                f"the loss is not a number any more at step {progress.step + 1}; "
-                f"set [training] rate below {self._recipe.rate:g}"
-            )
+            raise TrainingError(self._not_a_number(f"at step {progress.step + 1}"))
         progress.step += 1
         seconds = time.monotonic() - started
         progress.seconds += seconds
         tokens = sum(len(example.ids) for example in examples)
         return Step(progress.step, self._steps, epoch, loss, rate, norm, tokens, seconds)
+
+    def _not_a_number(self, when: str) -> str:
+        return (
+            f"the loss is not a number any more {when}; "
+            f"set [training] rate below {self._recipe.rate:g}, and train without --resume"
+        )
 
     def _rate(self, step: int) -> float:
         """Warm-up to the recipe's rate, then half a cosine down to a twentieth of it."""
@@ -224,24 +227,35 @@ class Trainer:
         done = (step - warmup) / max(1, self._steps - warmup)
         return self._recipe.rate * (0.05 + 0.95 * (1 + math.cos(math.pi * done)) / 2)
 
-    def _gradients(self, examples: Sequence[Example], targets: int) -> float:
-        """Adds up the gradients of a step; its loss. Halves the packs where memory ends."""
+    def _learn(self, examples: Sequence[Example], targets: int) -> float:
+        """Adds up this process's gradients of a step; its part of the loss, summed."""
+        # Dropout depends on the step alone, so that a resumed run is the unbroken one.
+        torch.manual_seed(self._seed * 1_000_003 + self.progress.step)
+        total = 0.0
+        for packed in self._share(fill(examples, self.progress.pack_tokens)):
+            losses = pack_losses(self.adapted.causal, packed)
+            (losses.sum() / targets).backward()
+            total += float(losses.detach().sum())
+        return total
+
+    def _summed(self, examples: Sequence[Example], work: Callable[[], float]) -> float:
+        """What `work` gives in all processes together; done anew, with the packs halved, where the
+        memory of one of them ends."""
         while True:
-            # Dropout depends on the step alone, so that a resumed run is the unbroken one.
-            torch.manual_seed(self._seed * 1_000_003 + self.progress.step)
+            own, short = 0.0, False
             try:
-                total = 0.0
-                for packed in self._share(fill(examples, self.progress.pack_tokens)):
-                    losses = pack_losses(self.adapted.causal, packed)
-                    (losses.sum() / targets).backward()
-                    total += float(losses.detach().sum())
-                reduced = _reduced(self._accelerator, torch.tensor(total, device=self._device))
-                return float(reduced) / targets
+                own = work()
             except (RuntimeError, MemoryError) as error:
                 if not _out_of_memory(error):
                     raise
-                self.optimizer.forget()
-                self._halve(max(len(example.ids) for example in examples))
+                short = True
+            # All halve together: what each takes of the packs depends on there being the same ones.
+            told = torch.tensor([own, float(short)], device=self._device)
+            total, failed = _reduced(self._accelerator, told).tolist()
+            if not failed:
+                return float(total)
+            self.optimizer.forget()
+            self._halve(max(len(example.ids) for example in examples))
 
     @property
     def _device(self) -> Any:
@@ -254,7 +268,7 @@ class Trainer:
             raise TrainingError(
                 f"memory does not suffice for a conversation of {longest} tokens; "
                 "close other programs, or set [training] base to a smaller model"
-            ) from None
+            )
         self.progress.pack_tokens = max(longest, self.progress.pack_tokens // 2)
 
     def _share(self, packs: Sequence[Pack]) -> Sequence[Pack]:
@@ -263,13 +277,17 @@ class Trainer:
 
     def _evaluate(self, epoch: int) -> Evaluation:
         started = time.monotonic()
-        losses = example_losses(
-            self.adapted.causal, self._held, self.progress.pack_tokens, self._share
-        )
-        own = math.fsum(value for values in losses.values() for value in values)
-        total = _reduced(self._accelerator, torch.tensor(own, device=self._device))
-        loss = float(total) / self._characters
         progress = self.progress
+
+        def judge() -> float:
+            losses = example_losses(
+                self.adapted.causal, self._held, progress.pack_tokens, self._share
+            )
+            return math.fsum(value for values in losses.values() for value in values)
+
+        loss = self._summed(self._held, judge) / self._characters
+        if not math.isfinite(loss):
+            raise TrainingError(self._not_a_number(f"after epoch {epoch}"))
         best = loss < progress.best
         if best:
             progress.best, progress.best_epoch, progress.worse = loss, epoch, 0
@@ -288,5 +306,5 @@ def _reduced(accelerator: Accelerator, tensor: Tensor) -> Tensor:
 def _out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    said = str(error)
-    return "can't allocate memory" in said or "not enough memory" in said
+    ways = ("can't allocate memory", "not enough memory", "out of memory")
+    return any(way in str(error) for way in ways)

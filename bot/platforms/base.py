@@ -27,6 +27,14 @@ class Incoming:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """Something to show. `hers` is whether she speaks; otherwise it is the program."""
+
+    text: str
+    hers: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What a platform allows. `length` is in characters, as `measure` counts them.
 
@@ -41,6 +49,11 @@ class Limits:
 
 
 Handler = Callable[[Incoming], Awaitable[None]]
+Lang = Callable[[Incoming], Awaitable[str]]
+"""Tells the interface's language where a message comes from; only its place counts."""
+
+STOPPED = "stopped by the person"
+"""What a platform cancels a handler with, `task.cancel(STOPPED)`, where the person asked for it."""
 
 
 class Platform(Protocol):
@@ -52,10 +65,10 @@ class Platform(Protocol):
     async def run(self, handle: Handler) -> None:
         """Receives messages until the person or the bot ends it."""
 
-    async def send(self, to: Incoming, text: str) -> str:
+    async def send(self, to: Incoming, said: Said) -> str:
         """Answers a message; the id of what was sent."""
 
-    async def edit(self, to: Incoming, message_id: str, text: str) -> None: ...
+    async def edit(self, to: Incoming, message_id: str, said: Said) -> None: ...
 
     async def typing(self, to: Incoming) -> None: ...
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prompt_toolkit import PromptSession
@@ -19,10 +20,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from bot.platforms.base import Handler, Incoming, Limits
+from bot.platforms.base import STOPPED, Handler, Incoming, Lang, Limits, Said
 from bot.texts import say
 
 _CHAT = "terminal"
+_LONGEST_LINE = 1_000_000
+"""Bytes of a piped line that are read: far more than the bot takes."""
 
 
 class TerminalPlatform:
@@ -30,46 +33,60 @@ class TerminalPlatform:
 
     name = "terminal"
 
-    def __init__(self, her_name: str, lang: str, history: Path, console: Console | None = None):
+    def __init__(self, her_name: str, lang: Lang, history: Path, console: Console | None = None):
         self._console = console or Console(highlight=False)
-        self._interactive = sys.stdin.isatty() and self._console.is_terminal
+        # Without a standard input, as under some supervisors, it reads an empty pipe.
+        self._interactive = bool(sys.stdin and sys.stdin.isatty() and self._console.is_terminal)
         self._her_name = her_name
         self._lang = lang
         self._history = history
         self._live: Live | None = None
+        self._answering: asyncio.Task[None] | None = None
         self.limits = Limits(
             length=1_000_000, edit_interval=0.05 if self._console.is_terminal else None
         )
 
     async def run(self, handle: Handler) -> None:
         await self._answer(handle, "/start")
-        await (self._converse(handle) if self._interactive else self._read_pipe(handle))
+        if not self._interactive:
+            await self._read_pipe(handle)
+            return
+        session: PromptSession[str] = PromptSession(history=self._file_history())
+        with _on_ctrl_c(lambda: self._interrupt(session)):
+            await self._converse(handle, session)
 
-    async def send(self, to: Incoming, text: str) -> str:
+    async def send(self, to: Incoming, said: Said) -> str:
         if self.limits.edit_interval is None:
-            self._console.print(self._line(to, text), soft_wrap=True)
+            self._console.print(self._line(said), soft_wrap=True)
         else:
             # A live area redraws the whole reply: what the guard takes back vanishes.
             self._live = Live(
-                self._line(to, text), console=self._console, vertical_overflow="visible",
+                self._line(said), console=self._console, vertical_overflow="visible",
                 auto_refresh=False,
             )  # fmt: skip
             self._live.start(refresh=True)
         return str(time.time_ns())
 
-    async def edit(self, to: Incoming, message_id: str, text: str) -> None:
+    async def edit(self, to: Incoming, message_id: str, said: Said) -> None:
         if self._live:
-            self._live.update(self._line(to, text), refresh=True)
+            self._live.update(self._line(said), refresh=True)
 
     async def typing(self, to: Incoming) -> None:
         return None
 
-    def _line(self, to: Incoming, text: str) -> Text:
-        if to.text.startswith("/") and not to.text.startswith("/retry"):
-            return Text(_printable(text), style="dim")  # the program speaks, not she
-        return Text.assemble((f"{self._her_name}：", "bold magenta"), _printable(text))
+    def _line(self, said: Said) -> Text:
+        if not said.hers:
+            return Text(_printable(said.text), style="dim")
+        return Text.assemble((f"{self._her_name}：", "bold magenta"), _printable(said.text))
 
-    def _incoming(self, text: str) -> Incoming:
+    async def _say(self, key: str) -> str:
+        """What the platform itself says, in the chat's language."""
+        return say(await self._lang(self._incoming()), key)
+
+    async def _note(self, key: str) -> None:
+        self._console.print(await self._say(key), style="dim")
+
+    def _incoming(self, text: str = "") -> Incoming:
         user = _user()
         return Incoming(self.name, _CHAT, user, text, user_name=user)
 
@@ -81,34 +98,30 @@ class TerminalPlatform:
                 self._live.stop()
                 self._live = None
 
-    async def _converse(self, handle: Handler) -> None:
-        session: PromptSession[str] = PromptSession(history=self._file_history())
-        prompt = ANSI(f"\033[1;36m{say(self._lang, 'you')}：\033[0m")
+    async def _converse(self, handle: Handler, session: PromptSession[str]) -> None:
         interrupted = False
         while True:
+            prompt = ANSI(f"\033[1;36m{await self._say('you')}：\033[0m")
             try:
-                text = await session.prompt_async(prompt)
+                text = await session.prompt_async(prompt, handle_sigint=False)
             except EOFError:
                 break
             except KeyboardInterrupt:
                 if interrupted:
                     break
                 interrupted = True
-                self._console.print(say(self._lang, "interrupt_hint"), style="dim")
+                await self._note("interrupt_hint")
                 continue
             interrupted = False
-            if text.strip() == "/quit":
+            if _is_farewell(text):
                 break
-            if not text.strip():
-                continue
-            interrupted = await self._answer_or_stop(handle, text)
-        self._console.print(say(self._lang, "bye"), style="dim")
+            if text.strip():
+                interrupted = await self._answer_or_stop(handle, text)
+        await self._note("bye")
 
     async def _answer_or_stop(self, handle: Handler, text: str) -> bool:
         """Answers; Ctrl-C stops the reply, a second one leaves. Whether it was stopped."""
-        task = asyncio.ensure_future(self._answer(handle, text))
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGINT, task.cancel)
+        self._answering = task = asyncio.create_task(self._answer(handle, text))
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError:
@@ -116,28 +129,37 @@ class TerminalPlatform:
             await asyncio.wait([task])
             raise
         finally:
-            loop.remove_signal_handler(signal.SIGINT)
+            self._answering = None
         if task.cancelled():
-            self._console.print(say(self._lang, "cancelled"), style="dim")
+            await self._note("cancelled")
             return True
         task.result()
         return False
 
+    def _interrupt(self, session: PromptSession[str]) -> None:
+        if self._answering:
+            if not self._answering.cancelling():  # it is closing its turn: let it
+                self._answering.cancel(STOPPED)
+        elif session.app.is_running:
+            session.app.exit(exception=KeyboardInterrupt())
+
     async def _read_pipe(self, handle: Handler) -> None:
         lines: asyncio.Queue[bytes] = asyncio.Queue()
+        wanted = threading.Semaphore(0)
         loop = asyncio.get_running_loop()
 
         def read() -> None:
             with contextlib.suppress(RuntimeError):  # the loop is gone: nobody reads any more
-                while line := sys.stdin.buffer.readline():
-                    loop.call_soon_threadsafe(lines.put_nowait, line)
-                loop.call_soon_threadsafe(lines.put_nowait, b"")
+                while wanted.acquire():
+                    loop.call_soon_threadsafe(lines.put_nowait, _next_line())
 
         # Not a pool's thread: one that waits for a line must not hold up the end.
         threading.Thread(target=read, daemon=True).start()
-        while line := await lines.get():
+        while True:
+            wanted.release()  # a line at a time: an endless pipe must not fill the memory
+            line = await lines.get()
             text = line.decode("utf-8", "replace").rstrip("\r\n")
-            if text.strip() == "/quit":
+            if not line or _is_farewell(text):
                 break
             if text.strip():
                 await self._answer(handle, text)
@@ -147,7 +169,41 @@ class TerminalPlatform:
             self._history.touch(mode=0o600)
         except OSError:
             return InMemoryHistory()
-        return FileHistory(str(self._history))
+        return _History(str(self._history))
+
+
+class _History(FileHistory):
+    """Goes on where the disk takes no more: what was typed matters more than that it is kept."""
+
+    def store_string(self, string: str) -> None:
+        with contextlib.suppress(OSError):
+            super().store_string(string)
+
+
+@contextlib.contextmanager
+def _on_ctrl_c(act: Callable[[], None]) -> Iterator[None]:
+    """Does that on SIGINT, in the event loop, where nothing is torn out of the middle of a step."""
+    loop, before = asyncio.get_running_loop(), signal.getsignal(signal.SIGINT)
+    loop.add_signal_handler(signal.SIGINT, act)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, before)  # asyncio's own, which ends the bot in order
+
+
+def _is_farewell(text: str) -> bool:
+    return text.casefold().split()[:1] == ["/quit"]
+
+
+def _next_line() -> bytes:
+    """The next line of standard input, cut where it is too long; empty at the end."""
+    if not sys.stdin:
+        return b""
+    line = rest = sys.stdin.buffer.readline(_LONGEST_LINE)
+    while len(rest) == _LONGEST_LINE and not rest.endswith(b"\n"):
+        rest = sys.stdin.buffer.readline(_LONGEST_LINE)
+    return line
 
 
 def _user() -> str:
@@ -161,4 +217,4 @@ def _user() -> str:
 
 def _printable(text: str) -> str:
     """Without control characters: a reply must not move the cursor or colour the screen."""
-    return "".join(c for c in text if c == "\n" or c.isprintable() or c in "\u200d\ufe0f")
+    return "".join(c for c in text if c == "\n" or c.isprintable() or c in "\u3000\u200d\ufe0f")

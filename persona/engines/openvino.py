@@ -163,6 +163,9 @@ class _Worker:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # the screen belongs to the conversation
                 cwd=Path(__file__).parents[2],
+                # Ctrl-C is the bot's to handle: out of the terminal's group none reaches it. It
+                # ends when the connection does, however the bot ends.
+                process_group=0,
             )
         self._connection = Connection(ours.detach())
         refusal = self._ask(opening)

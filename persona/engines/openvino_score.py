@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from persona.child import Report, in_child
+from persona.child import ChildError, Report, in_child
 from persona.engines.base import EngineError
 
 _AT_ONCE = 16
@@ -30,7 +30,10 @@ def score(
     with tempfile.TemporaryDirectory() as temporary:
         asked, told = Path(temporary) / "asked.json", Path(temporary) / "told.json"
         asked.write_text(json.dumps([[list(ids), first] for ids, first in sequences]), "utf-8")
-        in_child(report, _score, folder, asked, told)
+        try:
+            in_child(report, _score, folder, asked, told)
+        except ChildError as error:
+            raise EngineError(f"OpenVINO cannot score with {folder}: {error}") from error
         scores: list[list[float]] = json.loads(told.read_text("utf-8"))
     return scores
 

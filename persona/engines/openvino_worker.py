@@ -8,7 +8,6 @@ their turn between two steps only. It ends by itself when the bot's end of the c
 from __future__ import annotations
 
 import secrets
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -155,8 +154,6 @@ def _config(genai: Any, sampling: Sampling, stop_ids: tuple[int, ...]) -> Any:
 
 
 if __name__ == "__main__":
-    # Ctrl-C is the bot's to handle: it closes the connection when it is done.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # As the module that the bot knows, so that both ends name the messages' classes alike.
     from persona.engines import openvino_worker
 

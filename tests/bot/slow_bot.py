@@ -8,17 +8,15 @@ import sys
 from bot import __main__, app
 from bot.config import Settings
 from persona.child import Report
-from persona.engines.base import Engine
 from persona.engines.echo import EchoEngine, byte_tokenizer
-from persona.tokenizer import ChatTokenizer
+from persona.serving import Served
 
 
-async def load_engine(
-    settings: Settings, character: app.Character, report: Report
-) -> tuple[Engine, ChatTokenizer]:
-    return EchoEngine(delay=float(os.environ["SLOW_BOT_DELAY"])), byte_tokenizer()
+async def load(settings: Settings, served: Served, report: Report) -> app.Loaded:
+    engine = EchoEngine(delay=float(os.environ["SLOW_BOT_DELAY"]))
+    return app.Loaded(served.version, engine, byte_tokenizer())
 
 
 if __name__ == "__main__":
-    app.load_engine = load_engine
+    app.load = load
     sys.exit(__main__.main())

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from bot import app, config
 from bot.app import Bot, Character
-from bot.platforms.base import Handler, Incoming, Limits
+from bot.platforms.base import Handler, Incoming, Limits, Said
 from data.store import Store
 from persona.card import Card
 from persona.engines.base import Delta, Sampling
@@ -45,7 +45,10 @@ class ListeningEngine(EchoEngine):
 
 
 class Screen:
-    """A platform in memory. `seen` is every text that was ever shown, `messages` what stands."""
+    """A platform in memory. `seen` is every text that was ever shown, `messages` what stands.
+
+    `hers` are the ids of what she says; what else was sent, the program does.
+    """
 
     name = "screen"
 
@@ -55,23 +58,27 @@ class Screen:
         self.messages: dict[str, str] = {}
         self.answers: dict[str | None, list[str]] = {}
         self.order: list[str] = []
+        self.hers: set[str] = set()
         self.typed = 0
         self._ids = itertools.count(1)
 
     async def run(self, handle: Handler) -> None:
         await handle(Incoming(self.name, "1", "u1", "你好"))
 
-    async def send(self, to: Incoming, text: str) -> str:
+    async def send(self, to: Incoming, said: Said) -> str:
         message_id = f"b{next(self._ids)}"
-        self.messages[message_id] = text
+        self._show(message_id, said)
         self.answers.setdefault(to.message_id, []).append(message_id)
         self.order.append(to.text)
-        self.seen.append(text)
         return message_id
 
-    async def edit(self, to: Incoming, message_id: str, text: str) -> None:
-        self.messages[message_id] = text
-        self.seen.append(text)
+    async def edit(self, to: Incoming, message_id: str, said: Said) -> None:
+        self._show(message_id, said)
+
+    def _show(self, message_id: str, said: Said) -> None:
+        self.messages[message_id] = said.text
+        self.seen.append(said.text)
+        (self.hers.add if said.hers else self.hers.discard)(message_id)
 
     async def typing(self, to: Incoming) -> None:
         self.typed += 1
@@ -146,7 +153,7 @@ def character() -> Character:
     )
     lines: dict[Literal["zh", "en"], str] = {"zh": "心理援助热线12356", "en": "988"}
     guard = AuthoredReplies(REPO / "persona" / "daiyu" / "guard.toml", lines)
-    return Character(card, guard, EXCHANGES, None)
+    return Character(card, guard, EXCHANGES)
 
 
 def settings(var: Path, **overrides: str) -> config.Settings:
@@ -165,8 +172,9 @@ async def opened_chat(
     store = await Store.open(chosen.database_url, busy_timeout=chosen.store.busy_timeout)
     try:
         await store.recover()
-        service = app.make_service(chosen, who, engine, engine.tokenizer)
-        bot = Bot(chosen, store, service, who.card)
+        loaded = app.Loaded("untrained", engine, engine.tokenizer)
+        service = app.make_service(chosen, who, loaded)
+        bot = Bot(chosen, store, service, who.card, app.make_takeover(chosen, who, service))
         yield Chat(bot, store, service, engine, screen or Screen(), var / "daiyu.db")
     finally:
         await store.close()

@@ -41,6 +41,23 @@ async def test_unknown_command_is_told(chat: Chat, text: str) -> None:
     assert chat.turns() == []
 
 
+async def test_platform_is_told_who_speaks(chat: Chat) -> None:
+    for text in ("/help", "  /status", "/retry", "/nonsense", "/feedback good"):
+        await chat.say(text)
+    assert chat.screen.hers == set()
+    await chat.say("你好")
+    await chat.say("/retry")
+    await chat.say("长" * 501)
+    assert len(chat.screen.hers) == 3
+
+
+async def test_lang_is_told_to_the_platform(chat: Chat) -> None:
+    assert await chat.bot.lang(chat.incoming("")) == "zh"
+    await chat.say("/lang EN")
+    assert await chat.bot.lang(chat.incoming("")) == "en"
+    assert await chat.bot.lang(chat.incoming("", chat_id="2")) == "zh"
+
+
 async def test_reset_begins_anew_and_forgets_nothing_logged(chat: Chat) -> None:
     await chat.say("我叫阿宁")
     assert await chat.say("/reset") == say("zh", "reset")

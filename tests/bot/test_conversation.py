@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
 from sqlalchemy import event
 from talking import Chat, eventually, opened_chat
 
+from bot.platforms.base import STOPPED
 from bot.texts import say
 from data.store import StoreUnavailable
 from persona import guard
@@ -107,16 +109,19 @@ async def test_unforeseen_error_is_told_and_logged_as_failed(
     assert await chat.say("你好") == "你好"
 
 
-async def test_cancelled_reply_frees_the_engine_and_closes_the_turn(chat: Chat) -> None:
+@pytest.mark.parametrize(("why", "error"), [((STOPPED,), STOPPED), ((), "the bot ended")])
+async def test_cancelled_reply_frees_the_engine_and_closes_the_turn(
+    chat: Chat, why: tuple[str, ...], error: str
+) -> None:
     chat.engine.replies.append(LONG)
     chat.engine.delay = 0.004
     saying = chat.saying("你好")
     await eventually(lambda: chat.screen.seen)
-    saying.cancel()
+    saying.cancel(*why)
     with pytest.raises(asyncio.CancelledError):
         await saying
     assert (chat.engine.running, chat.engine.cancelled) == (0, 1)
-    assert chat.last()["state"] == "cancelled"
+    assert (chat.last()["state"], chat.last()["error"]) == ("cancelled", error)
     assert LONG.startswith(chat.last()["reply"])
     assert chat.last()["reply"]
     assert await chat.say("再说") == "再说"
@@ -128,7 +133,7 @@ async def test_late_reply_is_told_and_closed(tmp_path: Path) -> None:
         chat.engine.replies.append(LONG)
         chat.engine.delay = 0.01
         assert await chat.say("你好") == say("zh", "late")
-        assert chat.last()["state"] == "cancelled"
+        assert (chat.last()["state"], chat.last()["error"]) == ("failed", "deadline")
         assert (chat.engine.running, chat.engine.cancelled) == (0, 1)
         chat.engine.delay = 0
         assert await chat.say("再说") == "再说"
@@ -184,7 +189,7 @@ async def test_full_disk_is_told_and_the_bot_goes_on(chat: Chat) -> None:
     engine = chat.store._engine.sync_engine
     event.listen(engine, "connect", fill)
     await chat.store._engine.dispose()
-    assert await chat.say("雨" * 1900) == say("zh", "store_failed")
+    assert await chat.say("雨" * 490, user_name="雨" * 900) == say("zh", "store_failed")
     event.remove(engine, "connect", fill)
     await chat.store._engine.dispose()
     assert await chat.say("如今呢") == "如今呢"
@@ -230,16 +235,32 @@ async def test_empty_message_is_told_and_not_logged(chat: Chat, text: str) -> No
 
 
 async def test_huge_message_is_refused_and_not_logged(chat: Chat) -> None:
-    assert await chat.say("长" * 100_000) == say("zh", "too_long", limit=2000)
+    assert await chat.say("长" * 100_000) == say("zh", "too_long", limit=500)
     assert chat.turns() == []
     assert chat.engine.prompts == []
 
 
-async def test_message_beyond_the_context_is_told_and_logged(chat: Chat) -> None:
-    said = await chat.say("长短" * 900)
-    assert said == say("zh", "too_long", limit=500)
-    assert chat.last()["state"] == "failed"
-    assert "tokens" in chat.last()["error"]
+@pytest.mark.parametrize("text", ["长短" * 900, "🌧️ok " * 900, "x" * 4500, "潇湘馆的竹子" * 300])
+@pytest.mark.parametrize("is_group", [False, True])
+async def test_message_beyond_the_context_is_told_how_much_is_really_taken(
+    tmp_path: Path, text: str, is_group: bool
+) -> None:
+    async with opened_chat(tmp_path, bot__max_message="9000") as chat:
+        chat.engine.replies.append("这才看得完。")
+        who = {"is_group": is_group, "user_name": "一个名字很长很长的人"}
+        said = await chat.say(text, **who)
+        assert (chat.last()["state"], chat.engine.prompts) == ("failed", [])
+        assert "tokens" in chat.last()["error"]
+        [limit] = map(int, re.findall(r"\d+", said))
+        assert said == say("zh", "too_long", limit=limit)
+        assert limit % 10 == 0
+        assert await chat.say(text[:limit], **who) == "这才看得完。"
+        assert await chat.say(text[: limit + 60], **who) != "这才看得完。"
+
+
+async def test_longest_message_that_the_setting_allows_is_answered(chat: Chat) -> None:
+    chat.engine.replies.append("看完了。")
+    assert await chat.say("潇湘" * 250) == "看完了。"
 
 
 @pytest.mark.parametrize(

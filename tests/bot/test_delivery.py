@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from talking import SECONDS, Screen, eventually
 
 from bot.delivery import deliver, split
-from bot.platforms.base import Incoming, Limits, SendError
+from bot.platforms.base import Incoming, Limits, Said, SendError
 
 TO = Incoming("screen", "1", "u1", "你好", message_id="m1")
 
@@ -67,9 +67,9 @@ def test_short_and_empty_texts_are_left_alone() -> None:
     assert split(" \n ", 10) == []
 
 
-async def grow(*texts: str, pause: float = 0.0) -> AsyncGenerator[str]:
+async def grow(*texts: str, pause: float = 0.0) -> AsyncGenerator[Said]:
     for text in texts:
-        yield text
+        yield Said(text)
         await asyncio.sleep(pause)
 
 
@@ -134,13 +134,13 @@ class Failing(Screen):
             self._times -= 1
             raise SendError("429")
 
-    async def send(self, to: Incoming, text: str) -> str:
+    async def send(self, to: Incoming, said: Said) -> str:
         self._fail("send")
-        return await super().send(to, text)
+        return await super().send(to, said)
 
-    async def edit(self, to: Incoming, message_id: str, text: str) -> None:
+    async def edit(self, to: Incoming, message_id: str, said: Said) -> None:
         self._fail("edit")
-        await super().edit(to, message_id, text)
+        await super().edit(to, message_id, said)
 
     async def typing(self, to: Incoming) -> None:
         self._fail("typing")
@@ -161,16 +161,16 @@ async def test_failure_at_the_end_is_raised() -> None:
 async def test_slow_platform_does_not_hold_the_reply_back() -> None:
     ended = asyncio.Event()
 
-    async def reply() -> AsyncGenerator[str]:
+    async def reply() -> AsyncGenerator[Said]:
         for text in ("甲", "甲乙", "甲乙丙"):
-            yield text
+            yield Said(text)
             await asyncio.sleep(0)
         ended.set()
 
     class Slow(Screen):
-        async def send(self, to: Incoming, text: str) -> str:
+        async def send(self, to: Incoming, said: Said) -> str:
             await ended.wait()
-            return await super().send(to, text)
+            return await super().send(to, said)
 
     screen = Slow()
     async with asyncio.timeout(SECONDS):
@@ -178,21 +178,34 @@ async def test_slow_platform_does_not_hold_the_reply_back() -> None:
     assert list(screen.messages.values()) == ["甲乙丙"]
 
 
-@pytest.mark.parametrize("where", ["reply", "send"])
-async def test_cancelling_closes_the_reply_before_it_returns(where: str) -> None:
-    stuck, closed = asyncio.Event(), []
+async def test_platform_learns_who_speaks() -> None:
+    screen = Screen(Limits(length=4, edit_interval=0.0))
 
-    async def reply() -> AsyncGenerator[str]:
+    async def reply() -> AsyncGenerator[Said]:
+        yield Said("她说一句")
+        await asyncio.sleep(0.005)
+        yield Said("程序说了两句话。", hers=False)
+
+    await deliver(screen, TO, reply())
+    assert screen.seen == ["她说一句", "程序说了", "两句话。"]
+    assert screen.hers == set()
+
+
+@pytest.mark.parametrize("where", ["reply", "send"])
+async def test_cancelling_closes_the_reply_before_it_returns_and_says_why(where: str) -> None:
+    stuck, closed = asyncio.Event(), list[str]()
+
+    async def reply() -> AsyncGenerator[Said]:
         try:
-            yield "甲"
+            yield Said("甲")
             await asyncio.Event().wait()
-        finally:
+        except asyncio.CancelledError as why:
             await asyncio.sleep(0)
-            closed.append(True)
+            closed.append(str(why))
 
     class Stuck(Screen):
-        async def send(self, to: Incoming, text: str) -> str:
-            sent = await super().send(to, text)
+        async def send(self, to: Incoming, said: Said) -> str:
+            sent = await super().send(to, said)
             stuck.set()
             if where == "send":
                 await asyncio.Event().wait()
@@ -201,15 +214,15 @@ async def test_cancelling_closes_the_reply_before_it_returns(where: str) -> None
     task = asyncio.create_task(deliver(Stuck(), TO, reply()))
     async with asyncio.timeout(SECONDS):
         await stuck.wait()
-    task.cancel()
+    task.cancel("enough")
     await asyncio.wait([task], timeout=SECONDS)
     assert task.cancelled()
-    assert closed
+    assert closed == ["enough"]
 
 
 async def test_error_in_the_reply_reaches_the_caller() -> None:
-    async def reply() -> AsyncGenerator[str]:
-        yield "甲"
+    async def reply() -> AsyncGenerator[Said]:
+        yield Said("甲")
         raise ValueError("oh")
 
     before = len(asyncio.all_tasks())

@@ -18,7 +18,8 @@ CONFIG = REPO / "config.toml"
 
 def test_file_holds_every_setting_with_its_default() -> None:
     written = tomllib.loads(CONFIG.read_text("utf-8"))
-    assert list(written) == list(_SECTIONS)
+    ours = [section for section in written if section != "training"]  # the trainer tests its own
+    assert ours == list(_SECTIONS)
     for section, model in _SECTIONS.items():
         defaults = model().model_dump(mode="json")
         assert written[section] == defaults, section

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -279,3 +281,21 @@ async def test_an_emptied_database_is_kept_aside_and_not_begun_anew(tmp_path: Pa
             await Store.open(f"sqlite+aiosqlite:///{path}")
     (kept,) = [p for p in tmp_path.iterdir() if ".damaged-" in p.name]
     assert kept.stat().st_size == 0
+
+
+async def test_password_in_the_url_is_never_told() -> None:
+    line = await refusal("postgresql+asyncpg://me:secret@127.0.0.1:1/daiyu")
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+async def test_folder_that_cannot_be_entered_is_told(
+    url: str, database: Path, exclusive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(self: Path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "glob", forbidden)  # tests may run as root, who enters everywhere
+    line = await refusal(url, exclusive=exclusive)
+    assert f"{database.parent} cannot be written (Permission denied)" in line
+    assert "[paths] var" in line

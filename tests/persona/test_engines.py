@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import pytest_asyncio
 from hypothesis import given, settings
@@ -275,6 +279,38 @@ async def test_openvino_starts_again_after_its_process_was_killed(
             assert (await said(made, ids))[0] == before
         finally:
             await made.close()
+
+
+OWNER = """
+import asyncio, sys
+from pathlib import Path
+from persona.engines.openvino import OpenVINOEngine
+
+async def main():
+    engine = OpenVINOEngine(cache_tokens=2048, max_chats=1)
+    await engine.load(Path(sys.argv[1]))
+    print(engine._worker._process.pid, flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def test_openvinos_process_hears_no_ctrl_c_and_ends_with_the_bot(graph: Path) -> None:
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(graph)], stdout=subprocess.PIPE, text=True,
+        process_group=0, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    try:
+        assert owner.stdout
+        worker = psutil.Process(int(owner.stdout.readline()))
+        # A terminal's Ctrl-C goes to the group of the bot.
+        assert os.getpgid(worker.pid) == worker.pid != os.getpgid(owner.pid)
+    finally:
+        owner.kill()
+        owner.communicate(timeout=SECONDS)
+    psutil.wait_procs([worker], timeout=SECONDS)
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
 
 
 async def test_openvino_finishes_more_chats_than_its_cache_holds_at_once(

@@ -250,6 +250,26 @@ async def test_deadline_counts_the_waiting() -> None:
             assert admission.admitted == 1
 
 
+async def test_a_turn_can_tell_its_deadline_from_a_cancellation() -> None:
+    told: list[bool] = []
+
+    async def turn(admission: Admission) -> None:
+        async with admission.admit("a") as deadline:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                told.append(deadline.expired())
+
+    async with in_time():
+        with pytest.raises(Late):
+            await turn(Admission(9, 0.01))
+        cancelled = asyncio.create_task(turn(Admission(9, SECONDS)))
+        await settle()
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+    assert told == [True, False]
+
+
 async def test_who_gives_up_waiting_leaves_the_line() -> None:
     line = Line(Admission(9, SECONDS))
     (first, go1), (second, _), (third, go3) = (line.turn(name) for name in "123")

