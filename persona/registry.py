@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from persona.checkpoint import Checkpoint, CheckpointError
+from persona.checkpoint import Checkpoint, CheckpointError, SafetensorsFile, read_object
 from persona.gguf import Adapter
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -49,11 +49,13 @@ class Version:
     def gate(self) -> dict[str, Any] | None:
         """The gate's report; None where it was not held against anything."""
         try:
-            report: dict[str, Any] = json.loads((self.path / "gate.json").read_text("utf-8"))
+            report = json.loads((self.path / "gate.json").read_text("utf-8"))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise RegistryError(f"{self.path / 'gate.json'}: {error}") from error
+        if not isinstance(report, dict):
+            raise RegistryError(f"{self.path / 'gate.json'} holds no verdict")
         return report
 
     def check(self, base: Checkpoint | None = None) -> None:
@@ -68,11 +70,24 @@ class Version:
         if foreign := sorted(held - _ALLOWED):
             raise RegistryError(f"version {self.name} holds what is no part of one: {foreign[0]}")
         try:
+            _check_shapes(self.path)
             adapter = Adapter(self.path)
             if base is not None:
                 adapter.check(base)
         except CheckpointError as error:
             raise RegistryError(f"version {self.name}: {error}") from error
+
+
+def _check_shapes(folder: Path) -> None:
+    """Raises CheckpointError unless every tensor is a matrix of the rank that the config states."""
+    config = read_object(folder / CONFIG_FILE)
+    file = SafetensorsFile(folder / ADAPTER_FILE)
+    for name in file.names():
+        shape = file.shape(name)
+        if len(shape) != 2 or 0 in shape or config.get("r") not in shape:
+            raise CheckpointError(f"{ADAPTER_FILE}: {name!r} has the shape {list(shape)}")
+    if not file.names():
+        raise CheckpointError(f"{ADAPTER_FILE} holds no tensors")
 
 
 def read_version(path: Path) -> Version:
@@ -138,10 +153,14 @@ class Registry:
         stack: list[str | None] = [None]
         for promotion in promotions:
             if promotion.get("rollback"):
-                stack.pop()
-            else:
+                while len(stack) > 1 and stack[-1] != promotion["version"]:
+                    stack.pop()
+            elif promotion["version"] != stack[-1]:
                 stack.append(promotion["version"])
         stack.pop()
+        # What was removed by hand is gone back past.
+        while stack[-1] is not None and not (self.folder / stack[-1]).is_dir():
+            stack.pop()
         previous = stack[-1]
         found = None if previous is None else self.version(previous)
         self._point([*promotions, _promotion(previous, reason, False) | {"rollback": True}])
@@ -150,7 +169,8 @@ class Registry:
     def _promotions(self) -> list[dict[str, Any]]:
         try:
             read = json.loads(self.pointer.read_text("utf-8"))["promotions"]
-            [promotion["version"] for promotion in read]
+            if not all(isinstance(p["version"], str | None) for p in read):
+                raise TypeError("a version has no name")
         except FileNotFoundError:
             return []
         except OSError as error:

@@ -14,6 +14,7 @@ from data.config import SettingsError, environment
 from data.triples import TriplesError
 from persona.card import CardError
 from persona.checkpoint import CheckpointError
+from persona.child import ChildError
 from persona.engines.base import EngineError
 from persona.registry import Registry, RegistryError, Version
 from persona.serving import ServingError
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Imported late, so that `list` and `lint` need no torch: these two live beside it.
     mistakes: tuple[type[Exception], ...] = (
         SettingsError, TriplesError, CardError, CheckpointError, EngineError, RegistryError,
-        ServingError, WeightsError, LintError,
+        ServingError, WeightsError, ChildError, LintError,
     )  # fmt: skip
     if parsed.run in (_loop, _train, _gate):
         try:
@@ -44,11 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command(read(parsed.config, environment()), parsed)
     except mistakes as error:
         return _refuse(str(error))
+    except BrokenPipeError:
+        raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _refuse(f"{where}{error.strerror or error}")
     except KeyboardInterrupt:
-        return _refuse("stopped; `python -m trainer --resume` goes on from the last checkpoint")
+        resumable = parsed.run in (_loop, _train)
+        return _refuse("stopped" + "; `--resume` goes on from the last checkpoint" * resumable)
 
 
 def _refuse(line: str) -> int:
@@ -91,13 +95,11 @@ def _loop(settings: Settings, arguments: argparse.Namespace) -> int:
 
 
 def _train(settings: Settings, arguments: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from trainer import loop
     from trainer.display import Display
-    from trainer.run import only_trainer
+    from trainer.run import is_main, only_trainer
 
-    with Display(Console(stderr=True, highlight=False)) as display, only_trainer(settings.runs):
+    with Display(quiet=not is_main()) as display, only_trainer(settings.runs):
         dataset = loop.read_dataset(settings.persona.dialogues)
         display.say(f"{len(dataset.rows)} rows, {len(dataset.sets.talk)} to judge by")
         run = loop.train(
@@ -114,14 +116,14 @@ def _train(settings: Settings, arguments: argparse.Namespace) -> int:
 
 def _gate(settings: Settings, _: argparse.Namespace) -> int:
     """Judges the newest run, publishes it, and promotes it where it is better."""
-    from rich.console import Console
-
     from trainer import loop
     from trainer.display import Display
     from trainer.publish import publish
-    from trainer.run import Run, only_trainer
+    from trainer.run import Run, is_main, only_trainer
 
-    with Display(Console(stderr=True, highlight=False)) as display, only_trainer(settings.runs):
+    if not is_main():
+        return 0
+    with Display() as display, only_trainer(settings.runs):
         run = Run.unpublished(settings.runs)
         dataset = loop.read_dataset(settings.persona.dialogues)
         made = loop.weights(settings, display.report)
@@ -232,7 +234,9 @@ def _lint(settings: Settings, arguments: argparse.Namespace) -> int:
 if __name__ == "__main__":
     # A closed pipe (`list | head`) is no error.
     try:
-        sys.exit(main())
+        code = main()
+        sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        code = 141
+    sys.exit(code)

@@ -15,7 +15,8 @@ _LINE_SECONDS = 30.0
 class Display:
     """A live bar at a terminal, a line every half minute elsewhere. Use it as a context manager."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console | None = None, quiet: bool = False) -> None:
+        console = console or Console(stderr=True, highlight=False, quiet=quiet)
         self._console = console
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),

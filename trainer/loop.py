@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from transformers.utils.logging import disable_progress_bar
 
-from persona.card import read_persona_card
+from persona.card import Card, read_persona_card
 from persona.child import Report
 from persona.config import PROFILES
+from persona.engines.base import EngineError
 from persona.engines.openvino_score import score
 from persona.exemplars import ExemplarIndex
 from persona.prompt import IGNORED, PromptBuilder
@@ -36,7 +40,7 @@ from trainer.gate import EvalSets, Measured, Subject, Verdict, compare, measure,
 from trainer.lint import read_rules
 from trainer.model import adapt, example_losses, load_merged, precision
 from trainer.packing import Example
-from trainer.preprocess import Preprocessor, Row, hold_out, read_rows
+from trainer.preprocess import DatasetError, Preprocessor, Row, hold_out, read_rows
 from trainer.publish import dataset_facts
 from trainer.run import Run
 from trainer.train import Evaluation, Step, Trainer, TrainingError
@@ -62,11 +66,14 @@ def read_dataset(folder: Path, collected: Sequence[Row] = ()) -> Dataset:
     frozen: dict[str, list[Row]] = {"talk": [], "safety": [], "sycophancy": []}
     if (folder / "eval").is_dir():
         for row in read_rows(folder / "eval"):
-            frozen[row.key.partition(":")[0]].append(row)
+            name = row.key.partition(":")[0]
+            if name not in frozen:
+                raise DatasetError(f"{folder / 'eval'}: {name}.jsonl is none of {', '.join(frozen)}")
+            frozen[name].append(row)
     if not frozen["talk"]:
         rows, frozen["talk"] = hold_out(rows)
     if not rows or not frozen["talk"]:
-        raise TrainingError(f"{folder} holds too few rows to train on and to judge by")
+        raise DatasetError(f"{folder} holds too few rows to train on and to judge by")
     return Dataset(rows, EvalSets(**frozen))
 
 
@@ -103,6 +110,7 @@ def train(
     card = read_persona_card(settings.persona.folder)
     facts = {
         "persona": card.name,
+        "card": _card_hash(card),
         "base": {"name": base.name, "sha256": content_hash(base)},
         "dataset": dataset_facts(dataset.rows, dataset.sets.talk),
         "recipe": asdict(recipe) | {"name": training.recipe},
@@ -110,7 +118,7 @@ def train(
         "seed": training.seed,
     }
     facts = json.loads(json.dumps(facts))  # as they will be read back
-    run = Run.unfinished(settings.runs, facts) if resume else Run.begin(settings.runs, facts)
+    run = _same_run(accelerator, settings.runs, facts, resume)
     if run.trained:
         return run
     folder = weights.for_transformers(base)
@@ -121,8 +129,12 @@ def train(
         preprocessor.epoch(training.seed * 1000 + number, recipe.bare)
         for number in range(recipe.epochs)
     ]
+    try:
+        adapted = adapt(folder, recipe, training.seed, accelerator.device)
+    except (ValueError, AttributeError) as error:  # layers of other names
+        raise TrainingError(f"{base.name} cannot carry the adapter: {error}") from error
     trainer = Trainer(
-        adapt(folder, recipe, training.seed, accelerator.device),
+        adapted,
         recipe,
         epochs,
         preprocessor.evaluation(dataset.sets.talk),
@@ -136,6 +148,20 @@ def train(
         say(f"going on with {run.folder.name} after step {trainer.progress.step}")
     _run(run, trainer, training.checkpoint_seconds, accelerator.is_main_process, watch)
     return run
+
+
+def _same_run(accelerator: Accelerator, runs: Path, facts: dict[str, Any], resume: bool) -> Run:
+    """The run to begin or to go on with, the same one in all processes."""
+    told = [""]
+    if accelerator.is_main_process:
+        run = Run.unfinished(runs, facts) if resume else Run.begin(runs, facts)
+        told = [str(run.folder)]
+    broadcast_object_list(told)
+    return Run(Path(told[0]))
+
+
+def _card_hash(card: Card) -> str:
+    return hashlib.sha256(card.model_dump_json().encode()).hexdigest()
 
 
 def _run(run: Run, trainer: Trainer, pause: float, writes: bool, watch: Watch) -> None:
@@ -165,8 +191,10 @@ async def gate(
 ) -> tuple[Verdict, str]:
     """Holds a run's best adapter against what is served; the verdict and the sample sheet.
 
-    Raises EngineError, WeightsError, CheckpointError, RegistryError.
+    Raises EngineError, WeightsError, CheckpointError, RegistryError, DatasetError.
     """
+    if engine_name(settings.model) == "echo":
+        raise EngineError('[model] engine = "echo" has no weights that could be judged')
     base = run.facts["base"]
     candidate = Served(run.folder.name, base["name"], run.best, base["sha256"])
     ours = await _measured(settings, dataset, weights, candidate, report)

@@ -26,10 +26,15 @@ from trainer.model import Adapted
 from trainer.train import Evaluation, Progress, Step, Trainer, TrainingError
 
 
+def is_main() -> bool:
+    """Whether this is the process that writes and speaks, of those that train together."""
+    return bool(PartialState().is_main_process)
+
+
 @contextmanager
 def only_trainer(runs: Path) -> Iterator[None]:
     """Keeps a second trainer out; the processes of one count as one. Raises TrainingError."""
-    if not PartialState().is_main_process:
+    if not is_main():
         yield
         return
     lock = FileLock(runs / ".lock", timeout=0)
@@ -254,5 +259,6 @@ def _replacing(goal: Path) -> Iterator[Path]:
                 goal.rename(old)
             part.rename(goal)
     finally:
+        _settle(goal)
         for left in (part, old):
             shutil.rmtree(left, ignore_errors=True)

@@ -67,9 +67,7 @@ def describe(folder: Path, added: dict[int, str]) -> None:
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
-def made(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Made:
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("made")
     theirs = make(folder, **KINDS[request.param])
     return Made(folder, theirs, ChatTokenizer.of(read_tokenizer(folder)))
