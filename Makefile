@@ -5,10 +5,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml constraints.txt
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: chat test check bench
+.PHONY: chat train test check bench
 
 chat: .venv/.chat
 	@$(BIN)/python -m bot
+
+train: .venv/.train
+	@$(BIN)/python -m trainer
 
 test: .venv/.dev
 	@$(BIN)/python -m pytest
@@ -18,6 +21,7 @@ check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m trainer lint data/daiyu
 
 bench: .venv/.train
 	@$(BIN)/python -m benchmarks.serve
