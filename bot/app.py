@@ -20,7 +20,8 @@ from bot.platforms.base import Incoming, Platform
 from bot.platforms.terminal import TerminalPlatform
 from bot.progress import StartProgress
 from bot.takeover import Takeover
-from data.store import Store, StoreUnavailable
+from data.store import Store
+from data.transactions import StoreUnavailable
 from data.triples import read_folder
 from persona.card import Card, read_persona_card
 from persona.checkpoint import CheckpointError

@@ -10,7 +10,8 @@ from bot.app import Character, load_character, wanted, weights
 from bot.config import Settings
 from data.config import SettingsError
 from data.database import NoDatabase, OldDatabase, StoreError
-from data.store import Store, StoreUnavailable
+from data.store import Store
+from data.transactions import StoreUnavailable
 from data.triples import TriplesError
 from persona.card import CardError
 from persona.checkpoint import CheckpointError, GGUFCheckpoint, open_checkpoint

@@ -9,7 +9,8 @@ from bot.conversation import Answer, Conversations, clean
 from bot.feedback import rate
 from bot.platforms.base import Incoming, Said
 from bot.texts import LANGUAGES, say
-from data.store import Conversation, Store, StoreUnavailable, Turn
+from data.store import Conversation, Store, Turn
+from data.transactions import StoreUnavailable
 from persona.card import Card
 from persona.service import InferenceService
 

@@ -12,7 +12,8 @@ from dataclasses import asdict
 from bot.config import BotSettings
 from bot.platforms.base import Incoming, Said
 from bot.texts import say
-from data.store import Conversation, Store, StoreUnavailable, Turn
+from data.store import Conversation, Store, Turn
+from data.transactions import StoreUnavailable
 from persona.admission import Busy, Late
 from persona.engines.base import EngineError
 from persona.prompt import Exchange, PromptTooLong

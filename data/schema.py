@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -128,4 +129,41 @@ ratings = Table(
     Column("updated_at", UTCDateTime, nullable=False),
     CheckConstraint("vote IN (-1, 1)", name="vote"),
     UniqueConstraint("turn_id", "platform", "user_id"),
+)
+
+consents = Table(
+    "consents",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("platform", String(16), nullable=False),
+    Column("user_id", String(64), nullable=False),
+    # Whether this person's turns may be trained on; without a row they were never asked.
+    Column("agreed", Boolean, nullable=False),
+    Column("changed_at", UTCDateTime, nullable=False),
+    UniqueConstraint("platform", "user_id"),
+)
+
+# Turns that were erased. The id is all that is left of one: an adapter's lineage names the turns
+# that it learned from, and this tells which adapters are concerned.
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("turn_id", Integer, primary_key=True, autoincrement=False),
+    Column("erased_at", UTCDateTime, nullable=False),
+)
+
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("platform", String(16), nullable=False),
+    # Two bots on one database number their updates each for itself.
+    Column("bot_id", String(64), nullable=False),
+    Column("update_id", BigInteger, nullable=False),
+    Column("user_id", String(64), nullable=False, server_default=""),
+    Column("payload", Text, nullable=False),
+    Column("received_at", UTCDateTime, nullable=False),
+    Column("done_at", UTCDateTime),
+    UniqueConstraint("platform", "bot_id", "update_id"),
+    Index(None, "done_at"),
 )

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import sqlite3
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Row, func, insert, select, update
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from data.database import Database, open_database, reason
-from data.schema import STATES, conversations, messages, ratings, turns
-
-
-class StoreUnavailable(Exception):
-    """A read or a write failed for now: no disk space, a lock held too long."""
+from data.database import Database, open_database
+from data.inbox import Inbox
+from data.people import People
+from data.schema import STATES, conversations, erasures, messages, ratings, turns
+from data.transactions import Transactions
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +50,16 @@ def _now() -> datetime:
 
 
 class Store:
-    """Everything that is remembered. Open it with `Store.open`, close it with `close`."""
+    """Everything that is remembered. Open it with `Store.open`, close it with `close`.
+
+    `people` holds their consents and erases them; `inbox` what a platform handed over.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._engine = database.engine
-        self._reading = database.engine.execution_options(sqlite_begin="BEGIN")
-        # SQLite's own waiting polls and is unfair: on a busy machine some writers wait for ever.
-        self._writing = asyncio.Lock()
+        self._transactions = Transactions(database.engine)
+        self.people = People(self._transactions)
+        self.inbox = Inbox(self._transactions)
 
     @classmethod
     async def open(cls, url: str, *, busy_timeout: float = 10.0, exclusive: bool = True) -> Store:
@@ -79,30 +76,14 @@ class Store:
     async def close(self) -> None:
         await self._database.close()
 
-    @asynccontextmanager
-    async def _write(self) -> AsyncIterator[AsyncConnection]:
-        try:
-            async with self._writing, self._engine.begin() as connection:
-                yield connection
-        except (SQLAlchemyError, sqlite3.Error) as error:
-            raise StoreUnavailable(reason(error)) from error
-
-    @asynccontextmanager
-    async def _read(self) -> AsyncIterator[AsyncConnection]:
-        try:
-            async with self._reading.connect() as connection:
-                yield connection
-        except (SQLAlchemyError, sqlite3.Error) as error:
-            raise StoreUnavailable(reason(error)) from error
-
     async def conversation(self, platform: str, chat_id: str, thread_id: str = "") -> Conversation:
         """The conversation of a chat or thread, made at its first message."""
         key = dict(platform=platform, chat_id=chat_id, thread_id=thread_id)
         query = select(conversations).filter_by(**key)
-        async with self._read() as connection:
+        async with self._transactions.read() as connection:
             row = (await connection.execute(query)).first()
         if row is None:
-            async with self._write() as connection:
+            async with self._transactions.write() as connection:
                 row = (await connection.execute(query)).first()  # another task may have made it
                 if row is None:
                     made = insert(conversations).values(**key, created_at=_now())
@@ -111,7 +92,7 @@ class Store:
         return Conversation(row.id, row.lang, row.reset_turn)
 
     async def set_lang(self, conversation_id: int, lang: str) -> None:
-        async with self._write() as connection:
+        async with self._transactions.write() as connection:
             await connection.execute(
                 update(conversations).where(conversations.c.id == conversation_id).values(lang=lang)
             )
@@ -129,9 +110,10 @@ class Store:
 
         `retry_of` is an earlier turn whose message is answered again.
         """  # fmt: skip
-        async with self._write() as connection:
+        async with self._transactions.write() as connection:
             made = await connection.execute(
                 insert(turns).values(
+                    **await _fresh_id(connection),
                     conversation_id=conversation_id,
                     first_turn=retry_of.first_turn if retry_of else None,
                     chosen=retry_of is None,
@@ -159,7 +141,7 @@ class Store:
 
         `facts` are further columns of `turns`: adapter, sampling, token counts, times.
         """  # fmt: skip
-        async with self._write() as connection:
+        async with self._transactions.write() as connection:
             closed = await connection.execute(
                 update(turns)
                 .where(turns.c.id == turn_id, turns.c.state == "pending")
@@ -176,7 +158,7 @@ class Store:
 
     async def link_reply(self, turn_id: int, message_ids: Iterable[str]) -> None:
         """Notes under which ids a platform shows the reply."""
-        async with self._write() as connection:
+        async with self._transactions.write() as connection:
             await self._link(connection, turn_id, "reply", message_ids)
 
     async def _link(
@@ -211,7 +193,7 @@ class Store:
             .order_by(turns.c.id.desc())
             .limit(limit)
         )
-        async with self._read() as connection:
+        async with self._transactions.read() as connection:
             rows = (await connection.execute(query)).all()
         return [_turn(row) for row in reversed(rows)]
 
@@ -232,7 +214,7 @@ class Store:
             .order_by(turns.c.id.desc())
             .limit(1)
         )
-        async with self._read() as connection:
+        async with self._transactions.read() as connection:
             row = (await connection.execute(query)).first()
         return _turn(row) if row else None
 
@@ -249,7 +231,7 @@ class Store:
             .order_by(turns.c.id.desc())
             .limit(1)
         )
-        async with self._read() as connection:
+        async with self._transactions.read() as connection:
             row = (await connection.execute(query)).first()
         return _turn(row) if row else None
 
@@ -260,7 +242,7 @@ class Store:
             .where(turns.c.conversation_id == conversation_id)
             .scalar_subquery()
         )
-        async with self._write() as connection:
+        async with self._transactions.write() as connection:
             await connection.execute(
                 update(conversations)
                 .where(conversations.c.id == conversation_id)
@@ -270,7 +252,7 @@ class Store:
     async def undo(self, turn: Turn) -> None:
         """Takes an exchange, with all its answers, out of the history."""
         siblings = (turns.c.id == turn.first_turn) | (turns.c.first_turn == turn.first_turn)
-        async with self._write() as connection:
+        async with self._transactions.write() as connection:
             await connection.execute(update(turns).where(siblings).values(undone=True))
 
     async def rate(
@@ -278,7 +260,7 @@ class Store:
     ) -> None:
         """A person's one judgement of a turn; a second one replaces the first."""
         key = dict(turn_id=turn_id, platform=platform, user_id=user_id)
-        async with self._write() as connection:
+        async with self._transactions.write() as connection:
             changed = await connection.execute(
                 update(ratings)
                 .filter_by(**key)
@@ -291,13 +273,13 @@ class Store:
 
     async def rating(self, turn_id: int, platform: str, user_id: str) -> Rating | None:
         query = select(ratings).filter_by(turn_id=turn_id, platform=platform, user_id=user_id)
-        async with self._read() as connection:
+        async with self._transactions.read() as connection:
             row = (await connection.execute(query)).first()
         return Rating(row.vote, row.correction) if row else None
 
     async def recover(self) -> int:
         """Closes what a killed process left pending; how many there were. Run once, at start."""
-        async with self._write() as connection:
+        async with self._transactions.write() as connection:
             result = await connection.execute(
                 update(turns)
                 .where(turns.c.state == "pending")
@@ -307,7 +289,7 @@ class Store:
 
     async def counts(self) -> dict[str, int]:
         """How much there is: conversations, done turns, ratings."""
-        async with self._read() as connection:
+        async with self._transactions.read() as connection:
             return {
                 "conversations": int(
                     await connection.scalar(select(func.count()).select_from(conversations)) or 0
@@ -322,6 +304,19 @@ class Store:
                     await connection.scalar(select(func.count()).select_from(ratings)) or 0
                 ),
             }
+
+
+async def _fresh_id(connection: AsyncConnection) -> dict[str, int]:
+    """An id for a turn that no turn ever had; empty where the database sees to it itself.
+
+    SQLite gives the last row's id anew once that row is deleted, and an erasure would name another
+    turn than the one it was of.
+    """
+    if connection.dialect.name != "sqlite":
+        return {}
+    last = await connection.scalar(select(func.max(turns.c.id)))
+    erased = await connection.scalar(select(func.max(erasures.c.turn_id)))
+    return {"id": max(last or 0, erased or 0) + 1}
 
 
 def _turn(row: Row[Any]) -> Turn:

@@ -9,7 +9,7 @@ from talking import REPO, Chat, rows
 
 from bot.feedback import MAX_CORRECTION
 from bot.texts import LANGUAGES, _texts, say
-from data.store import StoreUnavailable
+from data.transactions import StoreUnavailable
 
 
 def ratings(chat: Chat) -> list[tuple[int, str, int, str | None]]:

@@ -13,7 +13,7 @@ from talking import Chat, eventually, opened_chat
 
 from bot.platforms.base import STOPPED
 from bot.texts import say
-from data.store import StoreUnavailable
+from data.transactions import StoreUnavailable
 from persona import guard
 from persona.engines.base import EngineError
 
@@ -184,14 +184,14 @@ async def test_full_disk_is_told_and_the_bot_goes_on(chat: Chat) -> None:
         cursor.execute(f"PRAGMA max_page_count = {pages[0]}")
         cursor.close()
 
-    async with chat.store._read() as connection:
+    async with chat.store._transactions.read() as connection:
         pages.append((await connection.exec_driver_sql("PRAGMA page_count")).scalar_one())
-    engine = chat.store._engine.sync_engine
+    engine = chat.store._database.engine.sync_engine
     event.listen(engine, "connect", fill)
-    await chat.store._engine.dispose()
+    await chat.store._database.engine.dispose()
     assert await chat.say("雨" * 490, user_name="雨" * 900) == say("zh", "store_failed")
     event.remove(engine, "connect", fill)
-    await chat.store._engine.dispose()
+    await chat.store._database.engine.dispose()
     assert await chat.say("如今呢") == "如今呢"
     assert [turn["text"] for turn in chat.turns()] == ["你好", "如今呢"]
 

@@ -13,7 +13,8 @@ import pytest
 from sqlalchemy import insert
 
 from data.schema import turns
-from data.store import Conversation, Rating, Store, StoreUnavailable
+from data.store import Conversation, Rating, Store
+from data.transactions import StoreUnavailable
 
 SECONDS = 10
 
@@ -239,7 +240,7 @@ async def test_cancelled_write_is_rolled_back_and_the_store_goes_on(
     inside = asyncio.Event()
 
     async def write() -> None:
-        async with store._write() as connection:
+        async with store._transactions.write() as connection:
             values = dict(conversation_id=conversation.id, user_id="u1", text="半途", state="done")
             await connection.execute(insert(turns).values(**values, created_at=datetime.now(UTC)))
             inside.set()
@@ -269,7 +270,7 @@ async def test_writes_cancelled_at_any_moment_leave_the_store_usable(
             await asyncio.gather(task, return_exceptions=True)
         await said(store, conversation, "之后")
     assert (await store.counts())["turns"] == 1
-    assert store._engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert store._database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
 async def test_foreign_keys_hold(store: Store) -> None:
@@ -283,7 +284,7 @@ async def test_deleting_a_conversation_takes_its_rows_along(
     turn = await said(store, conversation, "甲")
     await store.link_reply(turn, ["b1"])
     await store.rate(turn, "screen", "u1", 1)
-    async with store._write() as connection:
+    async with store._transactions.write() as connection:
         await connection.exec_driver_sql("DELETE FROM conversations")
     for table in ("turns", "messages", "ratings"):
         assert read(database, f"SELECT count(*) FROM {table}") == [(0,)]
@@ -291,7 +292,7 @@ async def test_deleting_a_conversation_takes_its_rows_along(
 
 async def test_every_connection_is_durable_and_checks_keys(store: Store) -> None:
     async with AsyncExitStack() as stack:
-        connections = [await stack.enter_async_context(store._read()) for _ in range(8)]
+        connections = [await stack.enter_async_context(store._transactions.read()) for _ in range(8)]
         for connection in connections:
             found = {
                 pragma: (await connection.exec_driver_sql(f"PRAGMA {pragma}")).scalar_one()
@@ -302,7 +303,7 @@ async def test_every_connection_is_durable_and_checks_keys(store: Store) -> None
 
 async def test_readers_do_not_wait_for_a_writer(store: Store, conversation: Conversation) -> None:
     await said(store, conversation, "甲")
-    async with asyncio.timeout(SECONDS), store._write() as connection:
+    async with asyncio.timeout(SECONDS), store._transactions.write() as connection:
         await connection.exec_driver_sql("UPDATE turns SET text = '乙'")
         assert await remembered(store, conversation) == [("甲", "好。")]
     assert await remembered(store, conversation) == [("乙", "好。")]
