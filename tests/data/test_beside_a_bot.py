@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 from test_database import GARBAGE, MIGRATIONS, filled, refusal
 
 from data import database as opening
@@ -36,9 +37,10 @@ async def test_reader_leaves_an_older_database_to_the_bot(
     await filled(url)
     later = tmp_path / "later"
     shutil.copytree(MIGRATIONS, later)
-    (later / "versions" / "0002_next.py").write_text(
+    head = ScriptDirectory(str(MIGRATIONS)).get_current_head()
+    (later / "versions" / "9999_next.py").write_text(
         "from alembic import op\n"
-        "revision, down_revision, branch_labels, depends_on = '0002', '0001', None, None\n"
+        f"revision, down_revision, branch_labels, depends_on = '9999', '{head}', None, None\n"
         "def upgrade(): op.execute('CREATE TABLE later (id INTEGER)')\n"
     )
     monkeypatch.setattr(opening, "_MIGRATIONS", later)
@@ -49,7 +51,7 @@ async def test_reader_leaves_an_older_database_to_the_bot(
         assert connection.execute("SELECT count(*) FROM later").fetchone() == (0,)
 
     database.write_bytes(before)
-    with pytest.raises(OldDatabase, match=r"another version, 0001.*start the bot once"):
+    with pytest.raises(OldDatabase, match=rf"another version, {head}.*start the bot once"):
         await Store.open(url, exclusive=False)
     assert database.read_bytes() == before
     await (await Store.open(url)).close()

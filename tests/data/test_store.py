@@ -292,7 +292,9 @@ async def test_deleting_a_conversation_takes_its_rows_along(
 
 async def test_every_connection_is_durable_and_checks_keys(store: Store) -> None:
     async with AsyncExitStack() as stack:
-        connections = [await stack.enter_async_context(store._transactions.read()) for _ in range(8)]
+        connections = [
+            await stack.enter_async_context(store._transactions.read()) for _ in range(8)
+        ]
         for connection in connections:
             found = {
                 pragma: (await connection.exec_driver_sql(f"PRAGMA {pragma}")).scalar_one()
