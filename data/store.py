@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, Table, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from data.database import Database, open_database
@@ -35,6 +35,14 @@ class Turn:
     text: str
     reply: str
     state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The newest turn that a message led to, and the ids of what was sent of its reply."""
+
+    turn: Turn
+    sent: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,17 +231,102 @@ class Store:
         query = (
             select(turns)
             .join(messages, messages.c.turn_id == turns.c.id)
-            .where(
-                messages.c.platform == platform,
-                messages.c.chat_id == chat_id,
-                messages.c.message_id == message_id,
-            )
+            .where(*_is(messages, dict(platform=platform, chat_id=chat_id, message_id=message_id)))
             .order_by(turns.c.id.desc())
             .limit(1)
         )
         async with self._transactions.read() as connection:
             row = (await connection.execute(query)).first()
         return _turn(row) if row else None
+
+    async def answered(self, platform: str, chat_id: str, message_id: str) -> Answered | None:
+        """What became of a person's message; None where no turn was begun for it."""
+        place = dict(platform=platform, chat_id=chat_id)
+        query = (
+            select(turns)
+            .join(messages, messages.c.turn_id == turns.c.id)
+            .where(*_is(messages, place | dict(message_id=message_id, role="user")))
+            .order_by(turns.c.id.desc())
+            .limit(1)
+        )
+        async with self._transactions.read() as connection:
+            row = (await connection.execute(query)).first()
+            if row is None:
+                return None
+            sent = (
+                select(messages.c.message_id)
+                .where(*_is(messages, place | dict(turn_id=row.id, role="reply")))
+                .order_by(messages.c.id)
+            )
+            return Answered(_turn(row), list((await connection.scalars(sent)).all()))
+
+    async def reply_before(self, turn_id: int) -> str | None:
+        """The id of the last message of the reply before that turn's, in its conversation."""
+        of_it = select(turns.c.conversation_id).where(turns.c.id == turn_id).scalar_subquery()
+        query = (
+            select(messages.c.message_id)
+            .join(turns, messages.c.turn_id == turns.c.id)
+            .where(
+                turns.c.conversation_id == of_it, turns.c.id < turn_id, messages.c.role == "reply"
+            )
+            .order_by(turns.c.id.desc(), messages.c.id.desc())
+            .limit(1)
+        )
+        async with self._transactions.read() as connection:
+            found = await connection.scalar(query)
+        return None if found is None else str(found)
+
+    async def begun_since(
+        self, platform: str, since: datetime, *, user_id: str | None = None,
+        chat_id: str | None = None,
+    ) -> list[datetime]:
+        """When the turns of a person, or of a chat, were begun, oldest first."""
+        query = (
+            select(turns.c.created_at)
+            .join(conversations)
+            .where(conversations.c.platform == platform, turns.c.created_at >= since)
+            .order_by(turns.c.id)
+        )
+        if user_id is not None:
+            query = query.where(turns.c.user_id == user_id)
+        if chat_id is not None:
+            query = query.where(conversations.c.chat_id == chat_id)
+        async with self._transactions.read() as connection:
+            return list((await connection.scalars(query)).all())
+
+    async def move_chat(self, platform: str, old: str, new: str) -> None:
+        """A chat has another id from now on; its conversations go on under it.
+
+        Message ids stay with the old one: under the new, other messages have them.
+        """
+        place = conversations.c.platform == platform
+        async with self._transactions.write() as connection:
+            found = await connection.execute(
+                select(conversations.c.id, conversations.c.thread_id).where(
+                    place, conversations.c.chat_id == old
+                )
+            )
+            for conversation_id, thread_id in found.all():
+                begun = conversations.c.thread_id == thread_id
+                there = await connection.scalar(
+                    select(conversations.c.id).where(place, begun, conversations.c.chat_id == new)
+                )
+                if there is None:
+                    change = dict(chat_id=new)
+                    await connection.execute(
+                        update(conversations)
+                        .where(conversations.c.id == conversation_id)
+                        .values(**change)
+                    )
+                else:  # somebody spoke there before the move was told
+                    await connection.execute(
+                        update(turns)
+                        .where(turns.c.conversation_id == conversation_id)
+                        .values(conversation_id=there)
+                    )
+                    await connection.execute(
+                        delete(conversations).where(conversations.c.id == conversation_id)
+                    )
 
     async def reset(self, conversation_id: int) -> None:
         """Begins the conversation anew: earlier turns stay logged, out of the context."""
@@ -249,11 +342,16 @@ class Store:
                 .values(reset_turn=last)
             )
 
-    async def undo(self, turn: Turn) -> None:
-        """Takes an exchange, with all its answers, out of the history."""
+    async def undo(self, turn: Turn, message_id: str | None = None) -> None:
+        """Takes an exchange, with all its answers, out of the history.
+
+        `message_id` is the message that asked for it: by it, being asked twice is known.
+        """
         siblings = (turns.c.id == turn.first_turn) | (turns.c.first_turn == turn.first_turn)
         async with self._transactions.write() as connection:
             await connection.execute(update(turns).where(siblings).values(undone=True))
+            if message_id is not None:
+                await self._link(connection, turn.id, "user", [message_id])
 
     async def rate(
         self, turn_id: int, platform: str, user_id: str, vote: int, correction: str | None = None
@@ -270,6 +368,12 @@ class Store:
                 now = _now()
                 made = dict(vote=vote, correction=correction, created_at=now, updated_at=now)
                 await connection.execute(insert(ratings).values(**key, **made))
+
+    async def unrate(self, turn_id: int, platform: str, user_id: str) -> None:
+        """Takes a person's judgement of a turn back."""
+        key = dict(turn_id=turn_id, platform=platform, user_id=user_id)
+        async with self._transactions.write() as connection:
+            await connection.execute(delete(ratings).filter_by(**key))
 
     async def rating(self, turn_id: int, platform: str, user_id: str) -> Rating | None:
         query = select(ratings).filter_by(turn_id=turn_id, platform=platform, user_id=user_id)
@@ -317,6 +421,10 @@ async def _fresh_id(connection: AsyncConnection) -> dict[str, int]:
     last = await connection.scalar(select(func.max(turns.c.id)))
     erased = await connection.scalar(select(func.max(erasures.c.turn_id)))
     return {"id": max(last or 0, erased or 0) + 1}
+
+
+def _is(table: Table, key: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+    return [table.c[column] == value for column, value in key.items()]
 
 
 def _turn(row: Row[Any]) -> Turn:
