@@ -226,12 +226,19 @@ class Store:
             row = (await connection.execute(query)).first()
         return _turn(row) if row else None
 
-    async def turn_of_message(self, platform: str, chat_id: str, message_id: str) -> Turn | None:
-        """The turn that a message on a platform belongs to; the newest, if it was retried."""
+    async def turn_of_message(
+        self, platform: str, chat_id: str, message_id: str, role: str | None = None
+    ) -> Turn | None:
+        """The turn that a message on a platform belongs to; the newest, if it was retried.
+
+        `role` is whether only a `user`'s message is meant, or only a `reply`.
+        """
+        key = dict(platform=platform, chat_id=chat_id, message_id=message_id)
+        key |= {} if role is None else {"role": role}
         query = (
             select(turns)
             .join(messages, messages.c.turn_id == turns.c.id)
-            .where(*_is(messages, dict(platform=platform, chat_id=chat_id, message_id=message_id)))
+            .where(*_is(messages, key))
             .order_by(turns.c.id.desc())
             .limit(1)
         )
@@ -277,7 +284,11 @@ class Store:
         return None if found is None else str(found)
 
     async def begun_since(
-        self, platform: str, since: datetime, *, user_id: str | None = None,
+        self,
+        platform: str,
+        since: datetime,
+        *,
+        user_id: str | None = None,
         chat_id: str | None = None,
     ) -> list[datetime]:
         """When the turns of a person, or of a chat, were begun, oldest first."""
@@ -312,11 +323,10 @@ class Store:
                     select(conversations.c.id).where(place, begun, conversations.c.chat_id == new)
                 )
                 if there is None:
-                    change = dict(chat_id=new)
                     await connection.execute(
                         update(conversations)
                         .where(conversations.c.id == conversation_id)
-                        .values(**change)
+                        .values(chat_id=new)
                     )
                 else:  # somebody spoke there before the move was told
                     await connection.execute(

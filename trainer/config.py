@@ -65,7 +65,7 @@ class TrainingSettings(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the adapter's first values, the order of rows, and dropout."""
     pack_tokens: int = Field(default=0, ge=0)
-    """Tokens that go through the model at once; 0 is 768 on a CPU and 8192 on a GPU. Halved by
+    """Tokens that go through the model at once; 0 is 512 on a CPU and 8192 on a GPU. Halved by
     itself where memory does not suffice."""
     checkpoint_seconds: float = Field(default=300.0, gt=0)
     """Between two checkpoints; an interrupted run goes on from the last one with --resume."""
@@ -102,7 +102,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "persona": PersonaSettings,
     "training": TrainingSettings,
 }
-_FOREIGN = frozenset({"bot", "store"})
+_FOREIGN = frozenset({"bot", "store", "telegram", "discord"})
 
 
 def read(path: Path, env: Mapping[str, str]) -> Settings:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,6 +18,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from trainer.config import TARGETS, Recipe
 from trainer.lora import fuse
@@ -95,24 +99,33 @@ def example_losses(
     return losses
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps from the screen what the two libraries say about each other."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+@_quiet()
 def load_merged(folder: Path, adapter: Path | None, device: torch.device) -> Any:
     """A base, an adapter merged into it, to score with."""
-    model = _load(folder, device)
+    model = load(folder, device)
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter, local_files_only=True).merge_and_unload()
     return model
 
 
-def _load(folder: Path, device: torch.device) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of the library about itself
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=precision(device),
-            attn_implementation="sdpa",
-            local_files_only=True,
-            use_safetensors=True,
-        )
+def load(folder: Path, device: torch.device, dtype: torch.dtype | None = None) -> Any:
+    """A base from a folder of safetensors; without a `dtype` in the machine's precision."""
+    disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype or precision(device),
+        attn_implementation="sdpa",
+        local_files_only=True,
+        use_safetensors=True,
+    )
     return model.to(device)
 
 
@@ -157,22 +170,54 @@ def precision(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def adapt(folder: Path, recipe: Recipe, seed: int, device: torch.device) -> Adapted:
-    """Loads a base from a folder of safetensors and puts a fresh adapter on it."""
-    model = _load(folder, device)
-    config = LoraConfig(
+def give_back() -> None:
+    """Returns freed memory to the system, where the C library keeps it.
+
+    Packs differ in size, so that glibc's heap frays: over some hundred of them it grows by half.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        if trim is not None:
+            trim(0)
+
+
+def pack_tokens(device: torch.device, dtype: torch.dtype | None = None) -> int:
+    """How many tokens go through the model at once where nothing else is said."""
+    if device.type != "cpu":
+        return 8192
+    return 512 if (dtype or precision(device)).itemsize == 2 else 256
+
+
+def lora_config(recipe: Recipe) -> LoraConfig:
+    """The recipe's adapter as PEFT is told of it."""
+    return LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,
         lora_dropout=recipe.dropout,
         target_modules=list(TARGETS),
         task_type="CAUSAL_LM",
     )
+
+
+@_quiet()
+def adapt(
+    folder: Path,
+    recipe: Recipe,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+) -> Adapted:
+    """Loads a base from a folder of safetensors and puts a fresh adapter on it.
+
+    Without a `dtype` both compute in the machine's precision.
+    """
+    model = load(folder, device, dtype)
     torch.manual_seed(seed)
-    model = get_peft_model(model, config)  # the adapter is drawn in float32
+    model = get_peft_model(model, lora_config(recipe))  # the adapter is drawn in float32
     fuse(model)
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     masters = [p.detach().clone() for p in parameters]
     for parameter in parameters:
-        parameter.data = parameter.data.to(precision(device))
+        parameter.data = parameter.data.to(model.dtype)
     return Adapted(model, model.get_base_model(), parameters, masters)
