@@ -14,7 +14,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from transformers.utils.logging import disable_progress_bar
+from safetensors import SafetensorError
 
 from persona.card import Card, read_persona_card
 from persona.child import Report
@@ -38,7 +38,7 @@ from persona.weights import EMBEDDED, Base, Weights, WeightsError
 from trainer.config import Settings
 from trainer.gate import EvalSets, Measured, Subject, Verdict, compare, measure, samples
 from trainer.lint import read_rules
-from trainer.model import adapt, example_losses, load_merged, precision
+from trainer.model import adapt, example_losses, load_merged, pack_tokens
 from trainer.packing import Example
 from trainer.preprocess import DatasetError, Preprocessor, Row, hold_out, read_rows
 from trainer.publish import dataset_facts
@@ -68,7 +68,9 @@ def read_dataset(folder: Path, collected: Sequence[Row] = ()) -> Dataset:
         for row in read_rows(folder / "eval"):
             name = row.key.partition(":")[0]
             if name not in frozen:
-                raise DatasetError(f"{folder / 'eval'}: {name}.jsonl is none of {', '.join(frozen)}")
+                raise DatasetError(
+                    f"{folder / 'eval'}: {name}.jsonl is none of {', '.join(frozen)}"
+                )
             frozen[name].append(row)
     if not frozen["talk"]:
         rows, frozen["talk"] = hold_out(rows)
@@ -103,7 +105,6 @@ def train(
     say: Callable[[str], None],
 ) -> Run:
     """Trains an adapter, or goes on with one. Raises TrainingError, WeightsError, DatasetError."""
-    disable_progress_bar()
     recipe, training = settings.training.chosen(), settings.training
     accelerator = Accelerator()
     base = training_base(settings, weights, say)
@@ -118,29 +119,29 @@ def train(
         "seed": training.seed,
     }
     facts = json.loads(json.dumps(facts))  # as they will be read back
-    run = _same_run(accelerator, settings.runs, facts, resume)
-    if run.trained:
-        return run
     folder = weights.for_transformers(base)
-    tokenizer = ChatTokenizer.load(folder / "tokenizer.json")
-    builder = PromptBuilder(tokenizer, card, budget(settings.model, settings.persona))
-    preprocessor = Preprocessor(builder, dataset.rows, recipe.exemplars)
+    preprocessor = preprocessor_for(settings, folder, dataset.rows, recipe.exemplars)
     epochs = [
         preprocessor.epoch(training.seed * 1000 + number, recipe.bare)
         for number in range(recipe.epochs)
     ]
+    held = preprocessor.evaluation(dataset.sets.talk)
+    run = _same_run(accelerator, settings.runs, facts, resume)
+    if run.trained:
+        return run
     try:
         adapted = adapt(folder, recipe, training.seed, accelerator.device)
-    except (ValueError, AttributeError) as error:  # layers of other names
-        raise TrainingError(f"{base.name} cannot carry the adapter: {error}") from error
+    except (ValueError, AttributeError, SafetensorError) as error:  # damaged, or of other layers
+        reason = " ".join(str(error).split())[:300]
+        raise TrainingError(f"{base.name} cannot carry the adapter: {reason}") from error
     trainer = Trainer(
         adapted,
         recipe,
         epochs,
-        preprocessor.evaluation(dataset.sets.talk),
+        held,
         sum(len(row.triple.output) for row in dataset.sets.talk),
         seed=training.seed,
-        pack_tokens=training.pack_tokens or _pack_tokens(accelerator),
+        pack_tokens=training.pack_tokens or pack_tokens(accelerator.device),
         accelerator=accelerator,
     )
     if resume:
@@ -148,6 +149,18 @@ def train(
         say(f"going on with {run.folder.name} after step {trainer.progress.step}")
     _run(run, trainer, training.checkpoint_seconds, accelerator.is_main_process, watch)
     return run
+
+
+def preprocessor_for(
+    settings: Settings, folder: Path, rows: Sequence[Row], exemplars: int
+) -> Preprocessor:
+    """Makes conversations of rows as the bot does, for the base in `folder`."""
+    builder = PromptBuilder(
+        ChatTokenizer.load(folder / "tokenizer.json"),
+        read_persona_card(settings.persona.folder),
+        budget(settings.model, settings.persona),
+    )
+    return Preprocessor(builder, rows, exemplars)
 
 
 def _same_run(accelerator: Accelerator, runs: Path, facts: dict[str, Any], resume: bool) -> Run:
@@ -178,12 +191,6 @@ def _run(run: Run, trainer: Trainer, pause: float, writes: bool, watch: Watch) -
             kept = time.monotonic()
     if writes:
         run.finish()
-
-
-def _pack_tokens(accelerator: Accelerator) -> int:
-    if accelerator.device.type != "cpu":
-        return 8192
-    return 768 if precision(accelerator.device).itemsize == 2 else 384
 
 
 async def gate(
@@ -257,7 +264,7 @@ def _torch_scores(
         Example(tuple(ids), (*[IGNORED] * first, *ids[first:]), (str(number),))
         for number, (ids, first) in enumerate(sequences)
     ]
-    losses = example_losses(model, examples, _pack_tokens(accelerator))
+    losses = example_losses(model, examples, pack_tokens(accelerator.device))
     return [[-value for value in losses[str(number),]] for number in range(len(sequences))]
 
 

@@ -17,6 +17,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
@@ -24,6 +25,8 @@ from trainer.config import TARGETS, Recipe
 from trainer.lora import fuse
 from trainer.packing import Example, Pack, fill
 
+_MULTIPLE = 64
+"""Lengths of sequences: the CPU's matrix library makes, and keeps, code for each that it meets."""
 _ROWS = 128
 """Rows of logits made at a time: 128 of 151,936 take 78 MB in float32."""
 
@@ -38,12 +41,15 @@ class _HeadLoss(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
         losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-        gradient = torch.empty_like(hidden)
+        learning = ctx.needs_input_grad[0]
+        gradient = torch.empty_like(hidden) if learning else hidden
         for start in range(0, len(targets), _ROWS):
             rows = slice(start, start + _ROWS)
             picked = targets[rows, None]
             logs = torch.log_softmax(hidden[rows] @ head.T, -1, dtype=torch.float32)
             losses[rows] = -logs.gather(1, picked).squeeze(1)
+            if not learning:
+                continue
             probabilities = logs.exp_()
             probabilities.scatter_add_(1, picked, -torch.ones_like(picked, dtype=torch.float32))
             gradient[rows] = probabilities.to(head.dtype) @ head
@@ -63,11 +69,14 @@ def pack_losses(model: Any, packed: Pack) -> Tensor:
     and nowhere else.
     """
     device = model.device
-    mask = torch.from_numpy(packed.mask()).to(device)[None, None]
+    filler = -len(packed.ids) % _MULTIPLE
+    # What fills up sees itself alone, and nothing sees it.
+    mask = pad(torch.from_numpy(packed.mask()), (0, filler, 0, filler))
+    mask.diagonal().fill_(True)
     hidden = model.model(
-        input_ids=torch.from_numpy(packed.ids).to(device)[None],
-        position_ids=torch.from_numpy(packed.positions).to(device)[None],
-        attention_mask=mask,
+        input_ids=pad(torch.from_numpy(packed.ids), (0, filler)).to(device)[None],
+        position_ids=pad(torch.from_numpy(packed.positions), (0, filler)).to(device)[None],
+        attention_mask=mask.to(device)[None, None],
         use_cache=False,
     ).last_hidden_state[0]
     sources = torch.from_numpy(packed.sources).to(device)

@@ -25,7 +25,7 @@ def dataset_facts(rows: Sequence[Row], held: Sequence[Row]) -> dict[str, Any]:
     for row in rows:
         name = row.key.partition(":")[0]
         files[name] = files.get(name, 0) + 1
-    turns = [row.triple.meta["turn"] for row in rows if "turn" in (row.triple.meta or {})]
+    turns = [meta["turn"] for row in rows if (meta := row.triple.meta) and "turn" in meta]
     return {
         "hash": fingerprint(rows),
         "rows": len(rows),

@@ -71,7 +71,7 @@ class Run:
     def begin(cls, runs: Path, facts: dict[str, Any]) -> Run:
         """A new run; `facts` say what is trained on what, and with which recipe."""
         now = datetime.now(UTC)
-        folder = runs / f"{now:%Y%m%dT%H%M%SZ}-{facts['dataset']['hash'][:8]}"
+        folder = runs / f"{now:%Y%m%dT%H%M%S%f}-{facts['dataset']['hash'][:8]}"
         with _writing(folder):
             folder.mkdir(parents=True)
         _write(folder / "run.json", json.dumps(facts | {"begun": now.isoformat()}, indent=2))

@@ -55,7 +55,8 @@ def _score(report: Report, folder: Path, asked: Path, told: Path) -> None:
             scores += _batch(genai, pipeline, sequences[start : start + _AT_ONCE])
             report("score", len(scores) / len(sequences))
     except RuntimeError as error:
-        raise EngineError(f"OpenVINO cannot score with {folder}: {error}") from error
+        reason = " ".join(str(error).split())
+        raise EngineError(f"OpenVINO cannot score with {folder}: {reason}") from error
     told.write_text(json.dumps(scores), "utf-8")
 
 
@@ -67,6 +68,9 @@ def _batch(genai: Any, pipeline: Any, sequences: list[tuple[list[int], int]]) ->
     config.max_new_tokens = 1
     config.echo = True
     config.logprobs = 1
+    # Nothing ends a reply of one token, yet the library wants it said; not every graph says it.
+    config.set_eos_token_id(0)
+    config.stop_token_ids = {0}
     handles = [
         pipeline.add_request(number, openvino.Tensor(np.asarray([ids], dtype=np.int64)), config)
         for number, (ids, _) in enumerate(sequences)
