@@ -5,13 +5,20 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml constraints.txt
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: chat train test check bench
+.PHONY: chat run train read test check bench
 
 chat: .venv/.chat
 	@$(BIN)/python -m bot
 
+# On every platform whose token is in the environment or in .env; without any, as chat.
+run: .venv/.chat
+	@$(BIN)/python -m bot
+
 train: .venv/.train
 	@$(BIN)/python -m trainer
+
+read: .venv/.chat
+	@$(BIN)/python -m trainer read $(VERSION)
 
 test: .venv/.dev
 	@$(BIN)/python -m pytest
@@ -23,8 +30,9 @@ check: .venv/.dev
 	$(BIN)/lint-imports
 	$(BIN)/python -m trainer lint data/daiyu
 
-bench: .venv/.train
+bench: .venv/.bench
 	@$(BIN)/python -m benchmarks.serve
+	@$(BIN)/python -m benchmarks.train
 
 .venv/.python:
 	@command -v $(PYTHON) >/dev/null || { echo "daiyu: needs Python 3.11 or newer; set PYTHON=" >&2; exit 1; }
@@ -50,4 +58,8 @@ bench: .venv/.train
 
 .venv/.dev: .venv/.train
 	@$(PIP) install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+.venv/.bench: .venv/.train
+	@$(PIP) install --quiet --constraint constraints.txt --editable ".[bench]"
 	@touch $@

@@ -16,9 +16,10 @@ from persona.card import CardError
 from persona.checkpoint import CheckpointError
 from persona.child import ChildError
 from persona.engines.base import EngineError
+from persona.guard import GuardError
 from persona.registry import Registry, RegistryError, Version
-from persona.serving import ServingError
-from persona.weights import WeightsError
+from persona.serving import Served, ServingError, to_serve
+from persona.weights import Weights, WeightsError
 from trainer.config import Settings, read
 from trainer.lint import LintError, lint
 
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Imported late, so that `list` and `lint` need no torch: these two live beside it.
     mistakes: tuple[type[Exception], ...] = (
         SettingsError, TriplesError, CardError, CheckpointError, EngineError, RegistryError,
-        ServingError, WeightsError, ChildError, LintError,
+        ServingError, WeightsError, ChildError, GuardError, LintError,
     )  # fmt: skip
     if parsed.run in (_loop, _train, _gate):
         try:
@@ -40,6 +41,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except ImportError as error:
             return _refuse(f"training needs the package {error.name}, which `make train` installs")
         mistakes += (DatasetError, TrainingError)
+    if parsed.run is _read:
+        from trainer.preprocess import DatasetError
+        from trainer.reading import ReadingError
+
+        mistakes += (DatasetError, ReadingError)
     try:
         command: Command = parsed.run
         return command(read(parsed.config, environment()), parsed)
@@ -84,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     add("rollback", _rollback, "serve what was served before")
     export = add("export", _export, "write the dataset for other trainers")
     export.add_argument("folder", type=Path)
+    reading = add("read", _read, "print what a version says to the messages of docs/readings")
+    reading.add_argument("version", nargs="?", help="of `list`; without, the one in service")
+    reading.add_argument("--messages", type=Path, default=Path("docs/readings/messages.txt"))
+    talks = Path("docs/readings/conversations.txt")
+    reading.add_argument("--conversations", type=Path, default=talks)
     linted = add("lint", _lint, "check authored rows")
     linted.add_argument("folder", type=Path, nargs="?")
     return parser
@@ -219,6 +230,27 @@ def _export(settings: Settings, arguments: argparse.Namespace) -> int:
     triples = [triple for _, triple in read_folder(settings.persona.dialogues)]
     for path in export(triples, arguments.folder, card.fill(card.system_prompt)):
         print(path)
+    return 0
+
+
+def _read(settings: Settings, arguments: argparse.Namespace) -> int:
+    from trainer import reading
+    from trainer.display import Display
+
+    messages = reading.read_messages(arguments.messages)
+    conversations = reading.read_conversations(arguments.conversations)
+    with Display() as display:
+        if arguments.version:
+            version = _registry(settings).version(arguments.version)
+            served = Served(version.name, version.base, version.path, version.base_hash)
+        else:
+            served = to_serve(settings.model, settings.persona, _registry(settings))
+        weights = Weights(
+            settings.paths.var / "models", list(settings.model.sources), display.report
+        )
+        sheet = reading.sheet(settings, served, weights, messages, conversations, display.report)
+        told = asyncio.run(sheet)
+    print(told, end="")
     return 0
 
 
