@@ -270,11 +270,16 @@ class Store:
     async def reply_before(self, turn_id: int) -> str | None:
         """The id of the last message of the reply before that turn's, in its conversation."""
         of_it = select(turns.c.conversation_id).where(turns.c.id == turn_id).scalar_subquery()
+        # An answer that was begun twice may be shown in the messages of the first try.
+        own = select(messages.c.message_id).where(messages.c.turn_id == turn_id)
         query = (
             select(messages.c.message_id)
             .join(turns, messages.c.turn_id == turns.c.id)
             .where(
-                turns.c.conversation_id == of_it, turns.c.id < turn_id, messages.c.role == "reply"
+                turns.c.conversation_id == of_it,
+                turns.c.id < turn_id,
+                messages.c.role == "reply",
+                messages.c.message_id.not_in(own),
             )
             .order_by(turns.c.id.desc(), messages.c.id.desc())
             .limit(1)
