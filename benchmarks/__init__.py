@@ -1,1 +1,1 @@
-"""What is measured against the baselines; `make bench` runs `serve`."""
+"""What is measured against the baselines; `make bench` runs `serve` and `train`."""

@@ -97,7 +97,9 @@ class SilentPlatform:
     """A platform that takes what is sent and shows it to nobody."""
 
     name = "bench"
-    limits = Limits(4096, edit_interval=1.0)
+
+    def limits(self, to: Incoming) -> Limits:
+        return Limits(4096, edit_interval=1.0)
 
     async def run(self, handle: Handler) -> None:
         return None
@@ -106,6 +108,12 @@ class SilentPlatform:
         return f"reply-{to.message_id}"
 
     async def edit(self, to: Incoming, message_id: str, said: Said) -> None:
+        return None
+
+    async def draft(self, to: Incoming, said: Said) -> None:
+        return None
+
+    async def strip(self, to: Incoming, message_id: str) -> None:
         return None
 
     async def typing(self, to: Incoming) -> None:

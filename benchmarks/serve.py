@@ -12,22 +12,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
-import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from benchmarks.chats import EngineWorkload, Figures, Metered, TurnWorkload, Workload, measure
+from benchmarks.machine import machine, peak_bytes
 from bot import app, config
 from bot.check import MISTAKES
 from bot.progress import StartProgress
@@ -188,22 +183,6 @@ async def child(engine: str, workload: str, chats: list[int], alone: int) -> Non
         raise SystemExit(f"the openvino process imported {', '.join(heavy)}: its memory is off")
 
 
-def peak_bytes() -> int:
-    """The most memory that this process had, and its children that run: an engine may have one."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    own *= 1 if sys.platform == "darwin" else 1024
-    return own + sum(_peak_of(process) for process in psutil.Process().children(recursive=True))
-
-
-def _peak_of(process: psutil.Process) -> int:
-    try:
-        status = Path(f"/proc/{process.pid}/status").read_text("utf-8")
-    except OSError:
-        return int(process.memory_info().rss)  # elsewhere than on Linux only what it has now
-    kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(kilobytes) * 1024
-
-
 def results_of(engine: str, workload: str, options: list[str]) -> list[Result]:
     """Runs `child` in a process and reads what it writes."""
     command = [sys.executable, "-m", "benchmarks.serve", "--child", engine, workload, *options]
@@ -218,23 +197,6 @@ def results_of(engine: str, workload: str, options: list[str]) -> list[Result]:
     if process.returncode:
         print(f"{engine} ended with code {process.returncode}", file=sys.stderr)
     return results
-
-
-def machine() -> dict[str, str]:
-    """What the figures were measured on."""
-    cpu = platform.processor() or platform.machine()
-    if (info := Path("/proc/cpuinfo")).is_file():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].partition(":")[2].strip() if names else cpu
-    found = {"cpu": cpu, "cores": str(os.cpu_count()), "python": platform.python_version()}
-    if hasattr(os, "getloadavg"):
-        found["load before"] = f"{os.getloadavg()[0]:.1f}"  # near 0, or the figures are too low
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "absent"
-    return found
 
 
 def show(results: list[Result]) -> None:
@@ -291,7 +253,7 @@ def main() -> int:
             return 1
         return 0
     passed = ["--chats", *map(str, chats), *(["--quick"] if options.quick else [])]
-    facts = machine()
+    facts = machine(PACKAGES)
     results = [
         result
         for workload in WORKLOADS

@@ -2,7 +2,8 @@
 
 `before` reads a message, `after` a reply as it grows. Both are rules, so that they are the same for
 every model and can be read; what is said instead is authored, in `guard.toml` of the persona's
-folder. A false alarm costs one kind sentence, a miss may cost far more: the rules for life at risk
+folder. Here stand wordings that settle it alone; what is only hinted at is in
+`hints.py`, what merely resembles it in `likeness.py`. A false alarm costs one kind sentence, a miss may cost far more: the rules for life at risk
 lean to alarm.
 """
 
@@ -20,11 +21,14 @@ from typing import Literal
 from opencc import OpenCC
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from persona import hints, likeness
+
 
 class Alarm(StrEnum):
     """Why a message or a reply is taken from the model's hands."""
 
     RISK = "risk"
+    WEARY = "weary"
     SEXUAL = "sexual"
     ASSISTANT = "assistant"
     CONTROL = "control"
@@ -44,6 +48,7 @@ class _Lines(BaseModel):
 class _Replies(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     risk: _Lines
+    weary: _Lines
     sexual: _Lines
     assistant: _Lines
 
@@ -61,8 +66,7 @@ _RISK = re.compile(
             r"(?:想|要|打算|准备|考虑|试过|尝试|计划)(?:去|着|过)?(?:自杀|自尽|轻生|寻短见|上吊|割腕|跳楼|跳河|跳江|跳桥|吞药)",
             r"(?:我|想|要|了|朋友|同学|闺蜜|他|她|室友|妹妹?|姐姐?|哥哥?|弟弟?|妈妈?|爸爸?|孩子|儿子|女儿).{0,6}(?:自杀(?!式)|自残|轻生|割腕|寻短见)(?!.{0,4}(?:的?(?:电影|小说|角色|作家|诗人|新闻)))",
             r"^(?:自杀|轻生|自残|割腕|上吊)(?:$|吧|算了|的?(?:方法|办法))",
-            r"活(?:着|下去)?(?:真的?|也|还|都|又|是|实在|完全|就|到底)*(?:没|没有|有什么|有啥|有何|图个?什么|为了?什么)(?:什么|啥|多大)?(?:意思|意义|盼头|劲|用|希望)",
-            r"活着(?:真的?|好|太|很|就是|只是|也是)*(?:累|苦|痛苦|受罪|折磨|煎熬)",
+            r"活着图个?什么",
             r"活不(?:下去|成|了(?!多久的花))(?!.{0,3}(?:的?(?:花|鱼|草|多肉|植物)))",
             r"(?:撑|熬|扛|坚持)不(?:下去|住|过去)了?(?:.{0,3}(?:这次|真的)|.{0,6}(?:死|走|解脱))",
             r"(?:真的?|实在|已经)(?:是)?(?:撑|熬|走)(?:不下去|到头|到尽头)",
@@ -103,15 +107,15 @@ _RISK = re.compile(
             r"(?:人生|生活|活着)这(?:个|场)?游戏.{0,4}(?:退出|不玩|不想玩)|不想(?:再)?(?:活|玩)(?:人生|这辈子)|(?:我)?不怕死.{0,6}(?:只怕|就怕)|(?:就能|可以|想要?)不存在.{0,8}(?:按|愿意|好)|没必要(?:再)?(?:治|活)了?",
             r"(?:拿|用)头撞墙|里面有血.{0,4}不(?:肯)?开门|密码(?:我)?(?:都)?写(?:在|好).{0,10}(?:打开|到时候|留)|受益人.{0,4}(?:改成|换成).{0,10}不在",
             r"(?:江边|河边|桥上|海边|楼顶|天台).{0,12}(?:温柔|跳|下去|很静.{0,4}走)|(?:以后|月以后|明年)的事(?:就)?不用跟我(?:说|讲)",
-            r"(?:他|她|爸|妈|老公|男友|男朋友|丈夫|继父).{0,12}(?:掐(?:着|住)?我|(?:拿|用).{0,4}(?:皮带|棍子|刀|酒瓶).{0,3}(?:抽|打|砍|砸)我|推下楼|不让我出门|不敢回家)|被他(?:打|推|掐)",
+            r"(?:他|她|爸|妈|老公|男友|男朋友|丈夫|继父).{0,12}(?:掐(?:着|住)?我|(?:拿|用).{0,4}(?:皮带|棍子|刀|酒瓶).{0,3}(?:抽|打|砍|砸)我|推下楼|不敢回家)|被他(?:打|推|掐)",
             r"everythingtostop|dontwanttowakeup|don'?twanttowakeup|gaveawayall?(?:her|his|my)|hehitmeagain|hits?meagain|overdose|noreasontogoon",
             # acute danger at home
             r"(?:如果|要是)?我(?:就这么|要是|如果)?消失了?.{0,8}(?:轻松|好过|解脱|在乎|难过|发现)",
-            r"(?:他|她|爸|妈|老公|男友|男朋友|丈夫|婆婆|继父|老婆)(?:.{0,6})(?:打我|打人|在打|又动手|家暴|掐我|砸门|拿刀|要杀|弄死我|砍我)",
-            r"救救?(?:我|命).{0,10}(?:他|她|打|砸|杀|门|来了)|怕(?:今晚|活不)(?:过不去|过今晚)",
+            r"(?:他|她|爸|妈|老公|男友|男朋友|丈夫|婆婆|继父|老婆)(?:.{0,6})(?:打我|打人|在打(?!电话|游戏|球|字|牌|麻将|工|扫|包|针|车|听)|又动手|家暴|掐我|砸门|拿刀|要杀|弄死我|砍我)",
+            r"救救我.{0,10}(?:他|她|打|砸|杀|门|来了)|救命.{0,4}(?:他|她)(?:又|要|在|拿|来)|怕(?:今晚|活不)(?:过不去|过今晚)",
             r"(?:正在|又)?(?:被)(?:家暴|老公打|男朋友打|爸爸?打|绑架|囚禁)",
             # written in letters
-            r"buxiang(?:zai)?huo|xiangsi(?:le)?$|xiangzisha|wanttodie|wannadie",
+            r"buxiang(?:zai)?huo|huobuxiaqu|chengbuxiaqu|huozhe(?:hao|zhen|tai)?(?:lei|mei)|haoxiangsi(?:le)?|(?:xiang|wo)(?:qu)?(?:tiaolou|gewan|zisha|jietuo|shangdiao)|xie(?:hao)?(?:le)?yishu|buxiangxing|xiangsi(?:le)?$|xiangzisha|wanttodie|wannadie",
             r"kill(?:ing)?(?:myself|himself|herself|themsel)|suicid(?:e|al)|end(?:ing)?(?:my|itall|her|his)(?:life|own|$)?(?=life|own|$)",
             r"don'?twanttobe(?:here|alive)(?:anymore)?|betteroffwithoutme|betteroffdead|(?:don'?twant|noreason)tolive",
             r"(?:pills|knife|razor).{0,14}(?:in|inmy)hand|hurt(?:ing)?(?:myself|herself|himself)|cuttingagain|cutmyself|self-?harm",
@@ -119,8 +123,8 @@ _RISK = re.compile(
     )
 )
 _RISK_LOOKALIKE = re.compile(
-    r"(?:怎么|为什么|为何)(?:要)?(?:死的(?!最)|自刎|跳井)|(?<!我)自杀式|(?:好吃|好看|好听|尴尬|美|香|爽)(?:得|到)(?:我)?(?:都)?想死"
-    r"|想死的心都有(?:了)?(?:哈|hh|233)|离开(?:这个?)?世界(?:杯|名画)|打我(?:的)?(?:电话|手机|微信)|怕今晚过不去(?:高数|考试|这科)"
+    r"(?<!我)(?:怎么|为什么|为何|为啥)(?:要|会)?(?:死的(?!最)|自刎|跳[井崖河江湖楼]|上吊|自杀|自尽|轻生|殉情)|(?<!我)自杀式|(?:好吃|好看|好听|尴尬|美|香|爽)(?:得|到)(?:我)?(?:都)?想死"
+    r"|离了.{1,5}活不成|(?:剧里|女主|男主|电影里|小说里|书里).{0,8}(?:家暴|被打|自杀|跳楼)|小时候.{0,12}[打抽](?:我|妈)|想死的心都有(?:了)?(?:哈|hh|233)|离开(?:这个?)?世界(?:杯|名画)|打我(?:的)?(?:电话|手机|微信)|怕今晚过不去(?:高数|考试|这科)"
 )
 
 _SEXUAL = re.compile(
@@ -129,21 +133,21 @@ _SEXUAL = re.compile(
             r"做爱(?!心|的?(?:意思|心))|zuoai|做一次爱|make love to|(?:wanna|want ?to|let'?s|to) ?have ?sex|havesex",
             r"(?:和|跟|同|与)(?:你|我|妹妹)(?:一起)?(?:上床|睡觉?(?!前)|啪|开房|同房|圆房|滚床单|发生关系|云雨|行房|行周公)",
             r"(?:陪|伴)(?:我|爷|哥哥?|本王|朕)(?:.{0,2})睡(?!不着|觉前)|^(?:我)?(?:好)?想睡(?:了)?(?:你|她|妹妹)|睡(?:了)?你一?晚",
-            r"(?:发生|做)(?:性)?关系(?!好|不错)|性(?:奴|交|爱|虐|行为|幻想|伴侣|服务)|一夜情|约炮|打炮|磕炮|文爱|语爱|裸聊|床戏|肉戏|啪啪|滚床单",
-            r"侍寝|洞房|鸳鸯浴|圆房|宽衣(?:解带)?|云雨之(?:事|欢)|共度春宵|巫山云雨",
-            r"(?:把|将)(?:你的?)?(?:肚兜|亵衣|内衣|裙子|衣带)(?:解|脱|褪)|(?:脱|脱了|脱掉|脱光|解开|解|褪|扒).{0,2}(?:你的?)?(?:衣服|衣裳|裙子|肚兜|内衣|内裤|裤子|罩衫|裤)(?:.{0,6}(?:给|让|看|吧|来|嘛|了吧)|$)|(?:衣服|衣裳|裙子|肚兜|裤子)(?:都|也|全|快)?(?:给我)?脱(?:了|掉|光)?(?:.{0,3}(?:给我|让我|看看|吧|嘛)|$)",
-            r"(?:摸|捏|揉|亲|舔|看看?|瞧瞧?|露出?)(?:一?下)?(?:摸)?(?:你|妹妹)?的?(?:的)?(?:胸(?!口|针|花)|奶子?(?!茶|奶|酪|糖|粉|油|黄)|乳房|大腿|屁股|下面|下体|身子(?!骨|好)|身体(?=$|吧|嘛|呀)|私处|玉体)",
+            r"(?:发生|做)(?:性)?关系(?!好|不错)|性(?:奴|交|爱|虐|行为|幻想|伴侣|服务)|一夜情|约炮|打炮|磕炮|(?<![论作征课语诗中英])文爱|语爱|裸聊|床戏|肉戏|啪啪|滚床单",
+            r"侍寝|(?:今[晚夜]|我们|咱们?|咱俩|和你|跟你|与你|入|快|就).{0,4}洞房|洞房(?:吧|的?(?:过程|细节))|鸳鸯浴|圆房|宽衣(?:解带)?|云雨之(?:事|欢)|共度春宵|巫山云雨",
+            r"(?:把|将)(?:你的?)?(?:肚兜|亵衣|内衣|裙子|衣带)(?:解|脱|褪)|(?:脱|脱了|脱掉|脱光|解开|解|褪|扒).{0,2}(?:你的?)?(?:衣服|衣裳|裙子|肚兜|内衣|内裤|裤子|罩衫|裤)(?:.{0,6}(?:给|让|看|吧|来|嘛|了吧)|$)|(?:衣服|衣裳|裙子|肚兜|裤子)(?:都|也|全|快)?(?:给我)?脱(?:了|掉|光)?.{0,3}(?:给我|让我|看看|吧|嘛)",
+            r"(?:摸|捏|揉|亲|舔|看看?|瞧瞧?|露出?)(?:一?下)?(?:摸)?(?:你|妹妹)?的?(?:的)?(?:胸(?!口|针|花)|奶子?(?!茶|奶|酪|糖|粉|油|黄)|乳房|大腿|屁股|下体|身子(?!骨|好)|身体(?=$|吧|嘛|呀)|私处|玉体)",
             r"(?:看|瞧|欣赏)(?:看|瞧)?(?:一下)?(?:你|妹妹)(?:的)?(?:光着?|裸|没穿|不穿|身子|酮体|胴体)",
             r"(?:你|妹妹)?(?:的)?胸(?:有)?(?:多大|围|大不大)|罩杯|什么颜色的?(?:内裤|内衣|胸罩|肚兜)|(?:内裤|内衣|胸罩).{0,3}(?:颜色|给我|发我)",
-            r"裸照|裸体(?!雕|画|模特|艺术)|色情|黄色(?:小)?(?:故事|小说|笑话|段子)|(?:聊|说|讲|来|整)(?:点|些)?(?:色的|黄的|涩的|骚话|荤的|刺激的)|色色(?!的|彩)|涩涩|(?:ghs|搞黄|搞涩)|18禁|r18|成人(?:游戏|内容|片|小说)|(?:来|写|演)(?:一?段)?开车|nsfw|h文|小黄文",
-            r"自慰|手淫|打飞机(?!票|模型)|高潮(?!部分|迭起|段|戏|是|情节)|娇喘|呻吟(?:给|一|两)|叫床|(?:我)(?:都)?(?:硬了|湿了(?!一|衣|鞋|透))|(?:腿|双腿)(?:张开|分开|打开)|(?:张开|分开|打开)(?:你的?)?(?:双)?腿",
+            r"裸照|裸体(?!雕|画|模特|艺术)|色情|黄色(?:小)?(?:故事|小说|笑话|段子)|(?:聊|说|讲|来|整)(?:点|些)?(?:色的|黄的|涩的|骚话|荤的|刺激的)|色色(?!的|彩)|涩涩|(?:(?<![a-z])ghs(?![a-z])|搞黄|搞涩)|18禁|r18|成人(?:游戏|内容|片|小说)|(?:来|写|演)(?:一?段)?开车|nsfw|h文|小黄文",
+            r"自慰|手淫|打飞机(?!票|模型)|高潮(?!部分|迭起|段|戏|是|情节)|娇喘|呻吟(?:给|一|两)|叫床|(?:我)(?:都)?(?:硬了|湿了(?!一|衣|鞋|透))|(?:腿|双腿)(?:张开|分开|打开)(?!坐|与肩|站|一点点站)|(?:张开|分开|打开)(?:你的?)?(?:双)?腿",
             r"你(?:还)?是(?:不是)?(?:处女|处子|雏)|破(?:了)?你的?(?:身|处)|(?:占有|要了|享用)你的?身|(?:到|上)(?:我的?)?床上来|来我(?:房里|床上|被窝)",
             r"(?:来|要不|咱们|我们|跟我)(?:一?起)?do(?:一下|嘛|吗|i|$)|doi(?:吗|嘛|$)",
-            r"想要你.{0,4}(?:现在|今晚|床|身)|骚货|(?:小)?淫娃|荡妇|母狗|舔我|口交|肛交|调教你|sm(?:吗|游戏|调教)",
+            r"想要你.{0,4}(?:现在|今晚|床|身)|骚货|(?:小)?淫娃|荡妇|母狗|舔我(?!的?手|脸)|口交|肛交|调教你|sm(?:吗|游戏|调教)",
             r"(?:睡|躺|坐)(?:到|在)?我?(?:旁边|身边|床上|腿上|怀里).{0,8}(?:不只是|乖|害羞|那种)|^.{0,4}坐(?:到|在)我(?:的)?腿上(?:来|吧|嘛)|把你按在|(?:一起|进来)(?:一起)?(?:洗澡|洗个澡|洗(?=$|吧|嘛|吗))",
             r"(?:你)?里面穿(?:的)?(?:什么|啥)|穿(?:那件|件)?(?:透|性感|情趣|少)(?:一点|的)?.{0,6}(?:等我|给我|看)|(?:你|报).{0,6}三围|三围报|摸摸?你的?(?:腿|腰|身|屁股)|解开你的?(?:扣子|衣扣|腰带)|亲你.{0,4}(?:从脖子|往下|全身)",
             r"成年人的话题|少儿不宜|你喘(?:一下|几声)|(?:开车|飙车)吗.{0,4}(?:老司机|带带)|跟我那个(?:吧|嘛|吗|$)|私密(?:一?点)?的?(?:照|图|视频)|不聊感情的|喜欢什么(?:姿势|体位)|(?:酒店|宾馆)(?:房间)?里?只有(?:我们|咱)|身上(?:有点)?热.{0,6}(?:你懂|想你)|naughty",
-            r"sendnudes?|nude(?:s|pic|photo)|nakedpic|takeoffyour|showme(?:your)?(?:body|boobs|tits|breast|ass|naked|nude)|(?:i'?m|so)horny|dirtytalk|sextwith|(?:fuck|blow)(?:me|you$|job)|sleepwithme|(?:wanna|wantto|letme|to)fuck|sexting|sexywith|getnaked|youarenaked|haveanaffair",
+            r"sendnudes?|nude(?:s|pic|photo)|nakedpic|takeoffyour(?!coat|jacket|shoes|boots|hat|mask|glasses|cloak|gloves|scarf|headphones)|showme(?:your)?(?:body|boobs|tits|breast|ass|naked|nude)|(?:i'?m|so)horny|dirtytalk|sextwith|(?:fuck|blow)(?:me|you$|job)|sleepwithme|(?:wanna|wantto|letme|to)fuck|sexting|sexywith|getnaked|youarenaked|haveanaffair",
         )
     )
 )
@@ -179,6 +183,7 @@ _ROLE_HEADER = re.compile(
 _REPEAT = re.compile(
     r"([^，。、！？\s]{2,40}?)(?:[，。、！？\s]*\1){2,}|([^\s]{10})[\s\S]*?\2|(.)\3{11,}"
 )
+_SIGNS = {ord(c): None for c in ",，。"}
 _CJK = re.compile(r"[一-鿿]")
 _LATIN_WORD = re.compile(r"[A-Za-z]{2,}")
 
@@ -199,16 +204,35 @@ def _fold(text: str) -> str:
     return str(_to_simplified().convert(text))
 
 
+def fold(message: str) -> str:
+    """A message without case, spaces, signs and traditional characters."""
+    return _fold(message).translate(_SIGNS)
+
+
+def words_of(text: str) -> str:
+    """The words of a message in letters, for what is said in English; nothing where there are none."""
+    if not _LATIN_WORD.search(text):
+        return ""
+    text = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
+    return " ".join(re.findall(r"[a-z0-9'+-]+", text))
+
+
 def before(message: str) -> Alarm | None:
-    """Whether a person's message must be answered by an authored reply: RISK, SEXUAL or None."""
+    """What an authored reply must answer: RISK, SEXUAL, WEARY (of life, or unsure)."""
     folded = _fold(message)
-    bare = folded.translate({ord(c): None for c in ",，。"})
+    bare = fold(message)
     for form in (folded, bare):
         # Only the look-alike itself is passed over: 游戏输了想死 jests, 我不想活了 beside it does not.
         if _RISK.search(_RISK_LOOKALIKE.sub("某", form)):
             return Alarm.RISK
-    if _SEXUAL.search(bare):
+    spaced = words_of(message)
+    heard = hints.risk(bare, spaced)
+    if heard:
+        return Alarm.RISK
+    if _SEXUAL.search(bare) or hints.advance(bare, spaced):
         return Alarm.SEXUAL
+    if heard is False or (likeness.resembles(bare) and not hints.elsewhere(bare)):
+        return Alarm.WEARY
     return None
 
 
@@ -222,7 +246,7 @@ def after(reply: str, message: str = "") -> Alarm | None:
     folded = _fold(reply)
     if _ASSISTANT.search(folded) or _MARKUP.search(reply) or _SEQUENCE.search(reply):
         return Alarm.ASSISTANT
-    if _SEXUAL.search(folded.translate({ord(c): None for c in ",，。"})):
+    if _SEXUAL.search(folded.translate(_SIGNS)):
         return Alarm.SEXUAL
     if _CJK.search(message) and len(_LATIN_WORD.findall(reply)) >= 4 and not _CJK.search(reply):
         return Alarm.ASSISTANT
@@ -249,7 +273,11 @@ class AuthoredReplies:
         """The reply to an alarm, in the message's language; `turn` walks through the wordings."""
         english = _LATIN_WORD.search(message) and not _CJK.search(message)
         lang: Literal["zh", "en"] = "en" if english else "zh"
-        kind = {Alarm.RISK: self._replies.risk, Alarm.SEXUAL: self._replies.sexual}
+        kind = {
+            Alarm.RISK: self._replies.risk,
+            Alarm.WEARY: self._replies.weary,
+            Alarm.SEXUAL: self._replies.sexual,
+        }
         wordings: list[str] = getattr(kind.get(alarm, self._replies.assistant), lang)
         text = wordings[turn % len(wordings)]
         lines = self._help_lines.get(lang) or "；".join(self._help_lines.values())

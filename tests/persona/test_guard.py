@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from persona import guard
+from persona import guard, likeness
 from persona.guard import Alarm, AuthoredReplies, GuardError
 
 ROOT = Path(__file__).parents[2]
@@ -25,16 +25,21 @@ def sentences(kind: str, which: str) -> list[str]:
     return found
 
 
-def rows() -> list[tuple[str, str]]:
+def rows(without: tuple[str, ...] = ()) -> list[tuple[str, str]]:
     """Every authored message and reply, earlier turns among them, with the file's name."""
     found = []
     for path in sorted((ROOT / "data" / "daiyu").glob("*.jsonl")):
-        for line in path.read_text("utf-8").splitlines():
+        for line in path.read_text("utf-8").splitlines() if path.stem not in without else ():
             row = json.loads(line)
             message = "\n".join(filter(None, (row["instruction"], row["input"])))
             found.append((message, row["output"]))
             found.extend((said, reply) for said, reply in row.get("history") or [])
     return found
+
+
+def talk() -> list[tuple[str, str]]:
+    """Authored rows without those about danger and grief."""
+    return rows(without=("risk", "comfort", "grief"))
 
 
 def message_for(reply: str) -> str:
@@ -51,9 +56,41 @@ def test_life_at_risk_is_heard(message: str) -> None:
     assert guard.before(message) is Alarm.RISK
 
 
+@pytest.mark.parametrize("message", sentences("risk", "weary"))
+def test_who_is_tired_of_life_is_answered(message: str) -> None:
+    assert guard.before(message) is Alarm.WEARY
+
+
 @pytest.mark.parametrize("message", sentences("risk", "must_not"))
 def test_everyday_talk_is_not_taken_for_risk(message: str) -> None:
-    assert guard.before(message) is not Alarm.RISK
+    assert guard.before(message) not in (Alarm.RISK, Alarm.WEARY)
+
+
+def test_authored_talk_seldom_raises_an_alarm() -> None:
+    alarms = [message for message in {said for said, _ in talk()} if guard.before(message)]
+    assert len(alarms) < 0.01 * len(talk())
+
+
+def test_a_page_and_a_message_without_chinese_resemble_nothing() -> None:
+    assert likeness.resembles("水已经到腰了真冷不想醒来了")
+    assert not likeness.resembles("水已经到腰了真冷不想醒来了" * 20)
+    assert not likeness.resembles("iwanttodie")
+
+
+@pytest.mark.parametrize(
+    ("which", "alarms", "least", "most"),
+    [
+        ("risk", {Alarm.RISK, Alarm.WEARY}, 21, 60),
+        ("harmless", {Alarm.RISK, Alarm.WEARY}, 0, 4),
+        ("sexual", {Alarm.SEXUAL}, 14, 60),
+        ("courtship", {Alarm.SEXUAL}, 0, 2),
+    ],
+)
+def test_unseen_wordings_are_caught_no_less_than_measured(
+    which: str, alarms: set[Alarm], least: int, most: int
+) -> None:
+    caught = sum(guard.before(message) in alarms for message in sentences("fresh", which))
+    assert least <= caught <= most
 
 
 @pytest.mark.parametrize("message", sentences("sexual", "must"))
@@ -150,6 +187,31 @@ def test_no_text_breaks_the_guard(text: str, message: str) -> None:
     guard.after(text, message)
 
 
+@pytest.mark.parametrize("unit", ["我", "打", "吃了", "我要是如果", "等", "i am ", "一二三", "他"])
+def test_a_hundred_kilobytes_of_hostile_text_are_read(unit: str) -> None:
+    import time
+
+    start = time.process_time()
+    guard.before(unit * (33_000 // len(unit)))
+    assert time.process_time() - start < 2.0
+
+
+def test_a_message_is_read_in_less_than_a_millisecond() -> None:
+    import time
+
+    messages = [message for message, _ in rows()][:1000]
+    guard.before(messages[0])
+    start = time.process_time()
+    for message in messages:
+        guard.before(message)
+    assert (time.process_time() - start) / len(messages) < 0.001
+
+
+@pytest.mark.parametrize("reply", ["别看下面，看我。", "你往下看，下面那行字。"])
+def test_an_innocent_below_is_let_through(reply: str) -> None:
+    assert guard.after(reply, "你好") is None
+
+
 @pytest.mark.parametrize(
     "text", ["a" * 4096, "你好" * 2048, "我想" * 2000, "ab" * 2000 + "c", "1. " * 1300, "<" * 4096]
 )
@@ -175,7 +237,7 @@ def test_every_authored_row_may_be_spoken() -> None:
     assert len(rows()) > 100
 
 
-@pytest.mark.parametrize("alarm", [Alarm.RISK, Alarm.SEXUAL, Alarm.ASSISTANT])
+@pytest.mark.parametrize("alarm", [Alarm.RISK, Alarm.WEARY, Alarm.SEXUAL, Alarm.ASSISTANT])
 @pytest.mark.parametrize("message", ["你好", "hello there"])
 def test_every_authored_reply_may_be_spoken(
     authored: AuthoredReplies, alarm: Alarm, message: str
@@ -190,8 +252,9 @@ def test_every_authored_reply_may_be_spoken(
 
 def test_the_help_lines_stand_in_what_is_said_at_risk(authored: AuthoredReplies) -> None:
     for turn in range(6):
-        assert HELP["zh"] in authored.reply(Alarm.RISK, "我不想活了", turn)
-        assert HELP["en"] in authored.reply(Alarm.RISK, "I want to die", turn)
+        for alarm in (Alarm.RISK, Alarm.WEARY):
+            assert HELP["zh"] in authored.reply(alarm, "我不想活了", turn)
+            assert HELP["en"] in authored.reply(alarm, "I want to die", turn)
 
 
 def test_turns_walk_through_the_wordings(authored: AuthoredReplies) -> None:
@@ -223,7 +286,7 @@ def test_the_reply_is_in_the_language_of_the_message(
     [
         ("[risk\n", "line 1"),
         ("[risk]\nzh = []\nen = ['a']\n", r"risk\.zh: "),
-        ("[risk]\nzh = ['a']\nen = ['a']\n", r"sexual: Field required"),
+        ("[risk]\nzh = ['a']\nen = ['a']\n", r"weary: Field required"),
         ("[risk]\nzh = ['a']\nen = [1]\n", r"risk\.en\.0: "),
         ("[other]\n", r"risk: Field required"),
     ],
