@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
-from logging.handlers import RotatingFileHandler
-from pathlib import Path
 
+from bot.access import Access
 from bot.commands import Commands
 from bot.config import Settings
-from bot.conversation import Conversations
+from bot.conversation import Answer, Conversations
 from bot.delivery import deliver
-from bot.platforms.base import Incoming, Platform
+from bot.logs import keep_log
+from bot.platforms.base import Incoming, Platform, SendError, Unreachable
+from bot.platforms.telegram import TelegramPlatform
 from bot.platforms.terminal import TerminalPlatform
 from bot.progress import StartProgress
 from bot.takeover import Takeover
@@ -38,6 +42,10 @@ from persona.tokenizer import ChatTokenizer
 from persona.weights import Weights, WeightsError
 
 log = logging.getLogger(__name__)
+
+_DAY = 86400.0
+_INBOX_KEPT = timedelta(days=2)
+"""Longer than any platform hands the same thing over again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,24 +159,65 @@ class Bot:
         card: Card,
         takeover: Takeover,
     ) -> None:
+        self.inbox = store.inbox
         self._store = store
         self._takeover = takeover
+        self._access = Access(store, {"telegram": settings.telegram})
         self._conversations = Conversations(store, service, settings.bot)
         self._commands = Commands(
-            store, service, self._conversations, card, lambda: takeover.failure
+            store, service, self._conversations, card, self._access, lambda: takeover.failure
         )
 
     async def handle(self, platform: Platform, incoming: Incoming) -> None:
         """Answers one message. Nothing that goes wrong with it reaches the platform."""
-        answer = self._commands.answer(incoming) or self._conversations.reply(incoming)
         try:
-            sent = await deliver(platform, incoming, aiter(answer))
-            if answer.turn_id is not None:
-                await self._store.link_reply(answer.turn_id, sent)
+            answer = await self._answer(incoming)
+            if answer is None:
+                return
+            link = partial(self._link, answer)
+            sent = await deliver(platform, incoming, aiter(answer), answer.sent, link)
+            if answer.turn_id is not None and sent:
+                await self._strip(platform, incoming, answer.turn_id)
+        except Unreachable as unreachable:
+            log.info("%s %s: %s", incoming.platform, incoming.chat_id, unreachable)
+        except SendError as error:
+            log.warning("%s %s: %s", incoming.platform, incoming.chat_id, error)
         except StoreUnavailable as error:
-            log.error("the ids of a reply could not be kept: %s", error)
+            log.error("the store failed: %s", error)
         except Exception:
             log.exception("a message could not be answered")
+
+    async def _answer(self, incoming: Incoming) -> Answer | None:
+        """The answer; None where there is none to be given."""
+        if not incoming.addressed:
+            return None
+        refusal = await self._access.refusal(incoming)
+        if refusal is not None:
+            return self._conversations.remark(incoming, refusal) if refusal else None
+        return self._commands.answer(incoming) or self._conversations.reply(incoming)
+
+    async def _link(self, answer: Answer, message_id: str) -> None:
+        """Notes a message of a reply as soon as it exists: after a crash it is edited."""
+        if answer.turn_id is None:
+            return
+        try:
+            await self._store.link_reply(answer.turn_id, [message_id])
+        except StoreUnavailable as error:
+            log.error("the id of a reply could not be kept: %s", error)
+
+    async def _strip(self, platform: Platform, incoming: Incoming, turn_id: int) -> None:
+        """Takes the buttons from under the reply before: only the last one has any."""
+        before = await self._store.reply_before(turn_id)
+        if before is not None:
+            with contextlib.suppress(SendError):  # deleted, or too old to be changed
+                await platform.strip(incoming, before)
+
+    async def moved(self, platform: str, old: str, new: str) -> None:
+        """A chat has another id from now on."""
+        try:
+            await self._store.move_chat(platform, old, new)
+        except StoreUnavailable as error:
+            log.error("chat %s could not be moved: %s", old, error)
 
     async def lang(self, incoming: Incoming) -> str:
         """The interface's language where a message comes from."""
@@ -176,14 +225,26 @@ class Bot:
 
     async def run(self, platforms: list[Platform]) -> None:
         """Runs until every platform has ended."""
-        watching = asyncio.create_task(self._takeover.run())
+        beside = [asyncio.create_task(self._takeover.run()), asyncio.create_task(self._tidy())]
         try:
             async with asyncio.TaskGroup() as group:
                 for platform in platforms:
                     group.create_task(platform.run(partial(self.handle, platform)))
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+
+    async def _tidy(self) -> None:
+        """Forgets, day by day, what was dealt with and will not come again."""
+        while True:
+            try:
+                await self._store.inbox.forget(_INBOX_KEPT)
+            except StoreUnavailable as error:
+                log.warning("the inbox could not be tidied: %s", error)
+            await asyncio.sleep(_DAY)
 
 
 @asynccontextmanager
@@ -211,7 +272,8 @@ async def opened(settings: Settings) -> AsyncGenerator[tuple[Bot, Character]]:
 
 async def run(settings: Settings) -> None:
     """Runs the bot until it is left or stopped by SIGTERM."""
-    keep_log(settings.paths.var / "daiyu.log")
+    token = settings.telegram_token
+    keep_log(settings.paths.var / "daiyu.log", [token.get_secret_value()] if token else [])
     serving = asyncio.ensure_future(_serve(settings))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
     try:
@@ -226,22 +288,30 @@ async def run(settings: Settings) -> None:
 
 async def _serve(settings: Settings) -> None:
     async with opened(settings) as (bot, character):
-        card = character.card
-        terminal = TerminalPlatform(
-            card.nickname or card.name, bot.lang, settings.paths.var / "terminal_history"
+        await bot.run(_platforms(settings, bot, character.card))
+
+
+def _platforms(settings: Settings, bot: Bot, card: Card) -> list[Platform]:
+    """Every platform that has a token; without one the terminal."""
+    platforms: list[Platform] = []
+    if token := settings.telegram_token:
+        platforms.append(
+            TelegramPlatform(
+                settings.telegram,
+                token.get_secret_value(),
+                bot.inbox,
+                bot.moved,
+                _notice,
+                settings.bot.lang,
+            )
         )
-        await bot.run([terminal])
+    if platforms:
+        return platforms
+    history = settings.paths.var / "terminal_history"
+    return [TerminalPlatform(card.nickname or card.name, bot.lang, history)]
 
 
-def keep_log(path: Path) -> None:
-    """Sends the log to a file: at a terminal the screen belongs to the conversation."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handler: logging.Handler = RotatingFileHandler(path, maxBytes=5_000_000, backupCount=3)
-    except OSError:
-        handler = logging.StreamHandler()  # the store says what is wrong with the folder
-    handler.setLevel(logging.INFO)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for noisy in ("httpx", "alembic", "aiosqlite", "modelscope"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+def _notice(line: str) -> None:
+    """Tells the person who runs the bot, in the log too."""
+    log.info("%s", line)
+    sys.stderr.write(f"daiyu: {line}\n")

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from bot.app import Character, load_character, wanted, weights
 from bot.config import Settings
+from bot.platforms.base import PlatformError
 from data.config import SettingsError
 from data.database import NoDatabase, OldDatabase, StoreError
 from data.store import Store
@@ -35,6 +36,7 @@ MISTAKES = (
     WeightsError,
     RegistryError,
     ServingError,
+    PlatformError,
     PermissionError,
 )
 """What a person can mend: each is told in one line, without a traceback."""
@@ -73,7 +75,7 @@ def check(settings: Settings, say: Callable[[str], None]) -> bool:
     part("persona", persona)
     part("model", lambda: _model(settings))
     part("database", lambda: asyncio.run(_database(settings)))
-    say("platforms terminal")
+    say(f"platforms {'telegram' if settings.telegram_token else 'terminal'}")
     return well
 
 

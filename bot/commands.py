@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
+from bot.access import Access
 from bot.conversation import Answer, Conversations, clean
-from bot.feedback import rate
-from bot.platforms.base import Incoming, Said
+from bot.feedback import RATING, consent_choices, rate
+from bot.platforms.base import Choice, Choices, Incoming, Said
 from bot.texts import LANGUAGES, say
 from data.store import Conversation, Store, Turn
 from data.transactions import StoreUnavailable
@@ -16,7 +17,18 @@ from persona.service import InferenceService
 
 log = logging.getLogger(__name__)
 
-_Command = Callable[[Incoming, Conversation, str, str], Awaitable[str]]
+_HELP_OF = {"terminal": "help_terminal", "telegram": "help_telegram"}
+_ANSWERS = {
+    "yes": True, "y": True, "愿意": True, "同意": True, "是": True, "好": True, "确认": True,
+    "no": False, "n": False, "不": False, "不愿意": False, "不同意": False, "否": False,
+}  # fmt: skip
+
+_Command = Callable[[Incoming, Conversation, str, str], Awaitable[str | Said]]
+
+
+def is_command(incoming: Incoming) -> bool:
+    text = clean(incoming.text)
+    return text.startswith("/") and not text.startswith("//")
 
 
 class Commands:
@@ -28,12 +40,14 @@ class Commands:
         service: InferenceService,
         conversations: Conversations,
         card: Card,
+        access: Access,
         trouble: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._store = store
         self._service = service
         self._conversations = conversations
         self._card = card
+        self._access = access
         self._trouble = trouble
         self._commands: dict[str, _Command] = {
             "start": self._start,
@@ -41,33 +55,37 @@ class Commands:
             "reset": self._reset,
             "undo": self._undo,
             "feedback": self._feedback,
+            "privacy": self._privacy,
+            "forget": self._forget,
             "lang": self._lang,
             "status": self._status,
         }
 
     def answer(self, incoming: Incoming) -> Answer | None:
         """The answer to a command; None for what is not one."""
-        text = clean(incoming.text)
-        if not text.startswith("/") or text.startswith("//"):
+        if not is_command(incoming):
             return None
         # Telegram writes /help@name in groups.
-        name, argument = [*text[1:].split(None, 1), "", ""][:2]
+        name, argument = [*clean(incoming.text)[1:].split(None, 1), "", ""][:2]
         name = name.partition("@")[0].casefold()
         if name == "retry":
-            return self._conversations.retry(incoming)
+            return self._conversations.retry(incoming, argument.strip())
         return Answer(lambda _: self._run(incoming, name, argument.strip()))
 
     async def _run(self, incoming: Incoming, name: str, argument: str) -> AsyncGenerator[Said]:
         lang = await self._conversations.lang(incoming)
         command = self._commands.get(name)
         if command is None:
+            if incoming.is_group:  # another bot's, perhaps
+                return
             yield Said(say(lang, "unknown_command", command=f"/{name}"[:40]), hers=False)
             return
         try:
             conversation = await self._store.conversation(
                 incoming.platform, incoming.chat_id, incoming.thread_id
             )
-            yield Said(await command(incoming, conversation, argument, lang), hers=False)
+            said = await command(incoming, conversation, argument, lang)
+            yield said if isinstance(said, Said) else Said(said, hers=False)
         except StoreUnavailable as error:
             log.error("the store failed: %s", error)
             yield Said(say(lang, "store_failed"))
@@ -76,33 +94,79 @@ class Commands:
         said = say(lang, "start", name=self._card.name)
         return f"{said}\n\n{self._card.fill(self._card.first_mes)}".strip()
 
-    async def _help(self, _: Incoming, __: Conversation, ___: str, lang: str) -> str:
-        return say(lang, "help")
+    async def _help(self, incoming: Incoming, _: Conversation, __: str, lang: str) -> str:
+        more = _HELP_OF.get(incoming.platform)
+        return say(lang, "help") + (f"\n{say(lang, more)}" if more else "")
 
     async def _reset(self, _: Incoming, conversation: Conversation, __: str, lang: str) -> str:
         await self._store.reset(conversation.id)
         return say(lang, "reset")
 
-    async def _undo(self, _: Incoming, conversation: Conversation, __: str, lang: str) -> str:
+    async def _undo(self, incoming: Incoming, conversation: Conversation, _: str, lang: str) -> str:
+        if incoming.again and await self._of_message(incoming, incoming.message_id, "user"):
+            return say(lang, "undone")  # asked twice, because nobody saw the answer
         turn = await self._store.last_turn(conversation)
         if turn is None:
             return say(lang, "nothing_to_undo")
-        await self._store.undo(turn)
+        await self._store.undo(turn, incoming.message_id)
         return say(lang, "undone")
 
     async def _feedback(
         self, incoming: Incoming, conversation: Conversation, argument: str, lang: str
-    ) -> str:
+    ) -> Said:
         turn = await self._rated(incoming, conversation)
         return await rate(self._store, incoming, turn, argument, lang)
 
     async def _rated(self, incoming: Incoming, conversation: Conversation) -> Turn | None:
         """The turn that a rating is about: the message answered, else the last one."""
         if incoming.reply_to is not None:
-            return await self._store.turn_of_message(
-                incoming.platform, incoming.chat_id, incoming.reply_to
-            )
+            return await self._of_message(incoming, incoming.reply_to)
         return await self._store.last_turn(conversation, "done")
+
+    async def _of_message(
+        self, incoming: Incoming, message_id: str | None, role: str = "reply"
+    ) -> Turn | None:
+        if message_id is None:
+            return None
+        place = (incoming.platform, incoming.chat_id, message_id)
+        return await self._store.turn_of_message(*place, role)
+
+    async def _privacy(self, incoming: Incoming, _: Conversation, argument: str, lang: str) -> Said:
+        """Shows what is kept and what was agreed to; `yes` and `no` change that."""
+        person = (incoming.platform, incoming.user_id)
+        if not incoming.user_id:
+            return Said(say(lang, "no_vote"), hers=False)
+        answer = _ANSWERS.get(argument.casefold().strip(" 。.!！"))
+        if answer is not None:
+            await self._store.people.agree(*person, answer)
+            choices: Choices | None = None
+            if incoming.in_place:  # the question goes, and what was there before it stays
+                rated = await self._of_message(incoming, incoming.reply_to)
+                choices = RATING if rated else ()
+            key = "agreed" if answer else "refused"
+            return Said(say(lang, key), hers=False, choices=choices)
+        kept, agreed = (
+            await self._store.people.kept(*person),
+            await self._store.people.agreed(*person),
+        )
+        state = "privacy_unasked" if agreed is None else "privacy_yes" if agreed else "privacy_no"
+        told = say(lang, "privacy", turns=kept.turns, ratings=kept.ratings, state=say(lang, state))
+        choices = None if incoming.is_group or incoming.in_place else consent_choices(lang)
+        return Said(told, hers=False, choices=choices)
+
+    async def _forget(self, incoming: Incoming, _: Conversation, argument: str, lang: str) -> Said:
+        person = (incoming.platform, incoming.user_id)
+        if not incoming.user_id:
+            return Said(say(lang, "no_vote"), hers=False)
+        if not _ANSWERS.get(argument.casefold().strip(" 。.!！")):
+            kept = await self._store.people.kept(*person)
+            told = say(lang, "forget", turns=kept.turns, ratings=kept.ratings)
+            # In a group, whoever pressed it would erase what is theirs.
+            sure = ((Choice(say(lang, "forget_yes"), "/forget yes"),),)
+            return Said(told, hers=False, choices=None if incoming.is_group else sure)
+        erased = await self._store.people.erase(*person)
+        choices = () if incoming.in_place else None
+        return Said(say(lang, "forgotten", turns=len(erased)), hers=False, choices=choices)
 
     async def _lang(self, _: Incoming, conversation: Conversation, argument: str, lang: str) -> str:
         argument = argument.casefold()
@@ -111,8 +175,13 @@ class Commands:
         await self._store.set_lang(conversation.id, argument)
         return say(argument, "lang_set")
 
-    async def _status(self, _: Incoming, __: Conversation, ___: str, lang: str) -> str:
-        counts, stats = await self._store.counts(), self._service.stats()
+    async def _status(self, incoming: Incoming, _: Conversation, __: str, lang: str) -> str:
+        """All of it for those who run her; for others whether she is there, and how busy."""
+        stats = self._service.stats()
+        if not self._access.is_owner(incoming):
+            busy = dict(running=stats.running, waiting=stats.waiting, first=stats.first_token_p50)
+            return say(lang, "status_short", **busy)
+        counts = await self._store.counts()
         told = say(
             lang,
             "status",

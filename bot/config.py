@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from sqlalchemy.engine import URL
 
+from bot.platforms.settings import TelegramSettings
 from data.config import PathsSettings, StoreSettings, read_settings
 from persona.config import ModelSettings, PersonaSettings
 
@@ -29,13 +30,15 @@ class BotSettings(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All that the bot reads of config.toml."""
+    """All that the bot reads of config.toml, and the token of each platform that has one."""
 
     paths: PathsSettings
     store: StoreSettings
     model: ModelSettings
     persona: PersonaSettings
     bot: BotSettings
+    telegram: TelegramSettings
+    telegram_token: SecretStr | None
 
     @property
     def database_url(self) -> str:
@@ -52,6 +55,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "model": ModelSettings,
     "persona": PersonaSettings,
     "bot": BotSettings,
+    "telegram": TelegramSettings,
 }
 
 
@@ -64,4 +68,11 @@ def read(path: Path, env: Mapping[str, str]) -> Settings:
         model=cast(ModelSettings, sections["model"]),
         persona=cast(PersonaSettings, sections["persona"]),
         bot=cast(BotSettings, sections["bot"]),
+        telegram=cast(TelegramSettings, sections["telegram"]),
+        telegram_token=_token(env, "TELEGRAM_TOKEN"),
     )
+
+
+def _token(env: Mapping[str, str], variable: str) -> SecretStr | None:
+    value = env.get(variable, "").strip()
+    return SecretStr(value) if value else None

@@ -10,9 +10,10 @@ from contextlib import aclosing
 from dataclasses import asdict
 
 from bot.config import BotSettings
-from bot.platforms.base import Incoming, Said
+from bot.feedback import RATING
+from bot.platforms.base import Choice, Incoming, Kind, Said
 from bot.texts import say
-from data.store import Conversation, Store, Turn
+from data.store import Answered, Conversation, Store, Turn
 from data.transactions import StoreUnavailable
 from persona.admission import Busy, Late
 from persona.engines.base import EngineError
@@ -21,15 +22,30 @@ from persona.service import InferenceService, Outcome
 
 log = logging.getLogger(__name__)
 
+_EDITED = "edited: waits until its answer is asked for"
+_UNSEEN: dict[Kind, str] = {
+    "picture": "unseen_picture",
+    "sticker": "unseen_sticker",
+    "voice": "unseen_voice",
+    "file": "unseen_file",
+    "place": "unseen_place",
+    "card": "unseen_card",
+    "poll": "unseen_poll",
+    "forward": "unseen_forward",
+    "missed": "missed",
+}
+
 
 class Answer:
     """An answer on its way: iterate it for the whole text so far.
 
-    `turn_id` is the turn that it belongs to; None where nothing was logged.
+    `turn_id` is the turn that it belongs to; None where nothing was logged. `sent` are the ids of
+    the messages that hold it: those of an earlier try, which are edited, and then those sent now.
     """
 
     def __init__(self, texts: Callable[[Answer], AsyncGenerator[Said]]) -> None:
         self.turn_id: int | None = None
+        self.sent: list[str] = []
         self._texts = texts(self)
 
     def __aiter__(self) -> AsyncGenerator[Said]:
@@ -58,16 +74,55 @@ class Conversations:
 
     def reply(self, incoming: Incoming) -> Answer:
         """The answer to a message."""
-        return Answer(lambda answer: self._reply(incoming, answer, retry=False))
+        if incoming.edited:
+            return Answer(lambda _: self._edited(incoming))
+        if incoming.kind in _UNSEEN and not clean(incoming.text):
+            return self.remark(incoming, _UNSEEN[incoming.kind])
+        return Answer(lambda answer: self._reply(incoming, answer))
 
-    def retry(self, incoming: Incoming) -> Answer:
-        """Another answer to the last message; the old one is kept beside it."""
-        return Answer(lambda answer: self._reply(incoming, answer, retry=True))
+    def retry(self, incoming: Incoming, message_id: str = "") -> Answer:
+        """Another answer to the last message, or to that one; the old one is kept beside it."""
+        return Answer(lambda answer: self._reply(incoming, answer, message_id))
+
+    def remark(self, incoming: Incoming, key: str, **fields: object) -> Answer:
+        """What she says that no model writes."""
+
+        async def texts(_: Answer) -> AsyncGenerator[Said]:
+            yield Said(say(await self.lang(incoming), key, **fields))
+
+        return Answer(texts)
+
+    async def _edited(self, incoming: Incoming) -> AsyncGenerator[Said]:
+        """Keeps what a message reads now, and asks whether to answer that."""
+        text = clean(incoming.text)
+        if incoming.message_id is None or self._refusal(text) or text.startswith("/"):
+            return
+        try:
+            conversation = await self._of(incoming)
+            place = (incoming.platform, incoming.chat_id, incoming.message_id)
+            before = await self._store.answered(*place)
+            if before is None or before.turn.user_id != incoming.user_id:
+                return
+            turn = before.turn
+            if turn.text != text:
+                kept = await self._store.begin_turn(
+                    conversation.id, turn.user_id, turn.user_name, text, incoming.message_id, turn
+                )
+                await self._store.close_turn(kept, "cancelled", error=_EDITED)
+            elif not incoming.again:  # something else about it has changed
+                return
+        except StoreUnavailable as error:
+            log.error("the store failed: %s", error)
+            return
+        lang = conversation.lang or self._settings.lang
+        again = Choice(say(lang, "answer_again"), f"/retry {incoming.message_id}")
+        yield Said(say(lang, "edited"), hers=False, choices=((again,),))
 
     async def _reply(
-        self, incoming: Incoming, answer: Answer, *, retry: bool
+        self, incoming: Incoming, answer: Answer, again: str | None = None
     ) -> AsyncGenerator[Said]:
-        if not retry and (refusal := self._refusal(clean(incoming.text))):
+        """`again` asks for another answer: to the last message, or to that one."""
+        if again is None and (refusal := self._refusal(clean(incoming.text))):
             limit = self._settings.max_message
             yield Said(say(await self.lang(incoming), refusal, limit=limit))
             return
@@ -76,7 +131,7 @@ class Conversations:
             # Before anything else is awaited: a chat's messages keep the order they came in.
             async with (
                 self._service.admit(place) as deadline,
-                aclosing(self._admitted(incoming, answer, retry, deadline)) as texts,
+                aclosing(self._admitted(incoming, answer, again, deadline)) as texts,
             ):
                 async for shown in texts:
                     yield shown
@@ -96,18 +151,45 @@ class Conversations:
         return "too_long" if len(text) > self._settings.max_message else None
 
     async def _admitted(
-        self, incoming: Incoming, answer: Answer, retry: bool, deadline: asyncio.Timeout
+        self, incoming: Incoming, answer: Answer, again: str | None, deadline: asyncio.Timeout
     ) -> AsyncGenerator[Said]:
         conversation = await self._of(incoming)
         lang = conversation.lang or self._settings.lang
-        retry_of = await self._store.last_turn(conversation) if retry else None
-        if retry and retry_of is None:
-            yield Said(say(lang, "nothing_to_retry"), hers=False)
-            return
+        retry_of = None
+        if before := await self._before(incoming):
+            answer.sent += before.sent
+            retry_of = before.turn
+            if retry_of.state == "done":  # all that is missing is that the person sees it
+                answer.turn_id = retry_of.id
+                yield Said(retry_of.reply, choices=RATING)
+                return
+        elif again is not None:
+            retry_of = await self._to_retry(incoming, conversation, again)
+            if retry_of is None:
+                yield Said(say(lang, "nothing_to_retry"), hers=False)
+                return
         turn = self._turn(incoming, conversation, answer, retry_of, lang, deadline)
         async with aclosing(turn) as texts:
             async for shown in texts:
                 yield shown
+
+    async def _before(self, incoming: Incoming) -> Answered | None:
+        """What a process that ended too early had made of this message."""
+        if not incoming.again or incoming.message_id is None:
+            return None
+        place = (incoming.platform, incoming.chat_id, incoming.message_id)
+        return await self._store.answered(*place)
+
+    async def _to_retry(
+        self, incoming: Incoming, conversation: Conversation, message_id: str
+    ) -> Turn | None:
+        # Of a button it is the reply above it that is to be said anew.
+        about = message_id or (incoming.reply_to if incoming.in_place else None)
+        if about:
+            place = (incoming.platform, incoming.chat_id, about)
+            if turn := await self._store.turn_of_message(*place):
+                return turn
+        return None if message_id else await self._store.last_turn(conversation)
 
     async def _turn(
         self,
@@ -128,6 +210,8 @@ class Conversations:
             conversation.id, user_id, user_name, text, incoming.message_id, retry_of
         )
         answer.turn_id = turn_id
+        if answer.sent:
+            await self._store.link_reply(turn_id, answer.sent)
         before = retry_of.first_turn if retry_of else turn_id
         state = "cancelled"
         error: str | None = "nobody waits for it any more"
@@ -144,6 +228,8 @@ class Conversations:
                 async for shown in texts:
                     yield Said(shown)
             state, error = "done", None
+            if reply.outcome.text:
+                yield Said(reply.outcome.text, choices=RATING)
         except asyncio.CancelledError as cancelled:
             if deadline.expired():
                 state, error = "failed", "deadline"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from bot.platforms.base import Incoming, Limits, Platform, Said, SendError
+from bot.platforms.base import Incoming, Limits, Platform, Said, SendError, Unreachable
 
 # Where a long text is cut, the best place first.
 _CUTS = (re.compile(r"\n\n+"), re.compile(r"\n"), re.compile(r"[。！？!?…]+[”』」）)]*|\.\s"),
@@ -55,14 +55,21 @@ def _cut(text: str) -> int:
     return len(text)
 
 
-async def deliver(platform: Platform, to: Incoming, texts: AsyncIterator[Said]) -> list[str]:
+async def deliver(
+    platform: Platform,
+    to: Incoming,
+    texts: AsyncIterator[Said],
+    sent: list[str] | None = None,
+    link: Callable[[str], Awaitable[None]] | None = None,
+) -> list[str]:
     """Shows a reply as it grows; the ids of the messages that hold it in the end.
 
     `texts` yields the whole text so far. The last text always arrives; where the platform cannot
-    edit, it is all that is sent.
+    edit, it is all that is sent. `sent` are messages that already hold some of it, known at the
+    latest when the first text comes; `link` is told of each further one at once.
     """
-    limits = platform.limits
-    shown: list[tuple[str, Said]] = []
+    limits = platform.limits(to)
+    shown = _Shown(platform, to, limits, sent if sent is not None else [], link)
     last = Said("")
     why: tuple[Any, ...] = ()
     grown = asyncio.Event()
@@ -85,7 +92,7 @@ async def deliver(platform: Platform, to: Incoming, texts: AsyncIterator[Said]) 
             if reading.done():
                 break
             with contextlib.suppress(SendError):  # the last text is what counts
-                await _show(platform, to, last, shown)
+                await shown.grow(last)
             await asyncio.wait([reading], timeout=limits.edit_interval)
         await reading
     except asyncio.CancelledError as cancelled:
@@ -96,21 +103,74 @@ async def deliver(platform: Platform, to: Incoming, texts: AsyncIterator[Said]) 
         reading.cancel(*why)
         await asyncio.gather(typing, reading, return_exceptions=True)
     if last.text:
-        await _show(platform, to, last, shown)
-    return [message_id for message_id, _ in shown]
+        await shown.end(last)
+    return shown.ids
 
 
-async def _show(
-    platform: Platform, to: Incoming, said: Said, shown: list[tuple[str, Said]]
-) -> None:
-    """Makes the sent messages hold the text: edits what differs, sends what is new."""
-    texts = split(said.text, platform.limits.length, platform.limits.measure)
-    for number, piece in enumerate(replace(said, text=text) for text in texts):
-        if number == len(shown):
-            shown.append((await platform.send(to, piece), piece))
-        elif shown[number][1] != piece:
-            await platform.edit(to, shown[number][0], piece)
-            shown[number] = (shown[number][0], piece)
+class _Shown:
+    """The messages that hold a reply, and what each of them says."""
+
+    def __init__(
+        self,
+        platform: Platform,
+        to: Incoming,
+        limits: Limits,
+        ids: list[str],
+        link: Callable[[str], Awaitable[None]] | None,
+    ) -> None:
+        self.ids = ids
+        self._platform = platform
+        self._to = to
+        self._limits = limits
+        self._link = link
+        self._said: dict[str, Said] = {}
+
+    async def grow(self, said: Said) -> None:
+        """Shows what there is so far, if it can be done at once."""
+        # A message that stands already is edited all along: a draft beside it would say it twice.
+        # Asked anew each time: a platform may find out that its server knows no drafts.
+        if self._platform.limits(self._to).drafts and said.hers and not self.ids:
+            for piece in self._pieces(said)[:1]:
+                await self._platform.draft(self._to, replace(piece, growing=True))
+            return
+        for number, piece in enumerate(self._pieces(replace(said, choices=None))):
+            await self._place(number, replace(piece, growing=True))
+
+    async def end(self, said: Said) -> None:
+        for number, piece in enumerate(self._pieces(said)):
+            try:
+                await self._place(number, piece)
+            except Unreachable:
+                raise
+            except SendError:
+                if number >= len(self.ids):
+                    raise
+                # What was shown cannot be changed any more: it may have been deleted.
+                await self._send(number, piece)
+
+    def _pieces(self, said: Said) -> list[Said]:
+        texts = split(said.text, self._limits.length, self._limits.measure)
+        return [
+            replace(said, text=text, choices=said.choices if number == len(texts) else None)
+            for number, text in enumerate(texts, 1)
+        ]
+
+    async def _place(self, number: int, piece: Said) -> None:
+        """Makes that message hold the piece: sends it where it is new, edits what differs."""
+        if number >= len(self.ids):
+            await self._send(number, piece)
+            return
+        stands = self._said.get(self.ids[number])
+        if stands is None or replace(stands, growing=piece.growing) != piece:
+            await self._platform.edit(self._to, self.ids[number], piece)
+            self._said[self.ids[number]] = piece
+
+    async def _send(self, number: int, piece: Said) -> None:
+        message_id = await self._platform.send(self._to, piece)
+        self.ids[number:] = [message_id, *self.ids[number + 1 :]]
+        self._said[message_id] = piece
+        if self._link:
+            await self._link(message_id)
 
 
 async def _keep_typing(platform: Platform, to: Incoming, limits: Limits) -> None:

@@ -1,8 +1,8 @@
-"""Votes and corrections: what a person thinks of a reply."""
+"""Votes and corrections: what a person thinks of a reply, and whether it may be learned from."""
 
 from __future__ import annotations
 
-from bot.platforms.base import Incoming
+from bot.platforms.base import Choice, Choices, Incoming, Said
 from bot.texts import say
 from data.store import Store, Turn
 from persona import guard
@@ -10,25 +10,74 @@ from persona import guard
 MAX_CORRECTION = 300
 # What is plainly a verdict must never be stored as a better wording.
 _GOOD = frozenset(("good", "great", "好", "很好", "真好", "不错", "太好了", "喜欢", "+1"))
+_NONE = frozenset(("none", "cancel", "撤回", "取消", "算了"))
 _BAD = frozenset(("bad", "不好", "很差", "差", "不行", "不喜欢", "-1"))
 
 
-async def rate(store: Store, incoming: Incoming, turn: Turn | None, verdict: str, lang: str) -> str:
-    """Stores `good`, `bad` or a better wording for a turn; what to tell the person."""
+RATING: Choices = (
+    (
+        Choice("👍", "/feedback good"),
+        Choice("👎", "/feedback bad"),
+        Choice("✍️", "/feedback"),
+        Choice("↻", "/retry"),
+    ),
+)
+"""The buttons under her last reply."""
+
+
+def consent_choices(lang: str) -> Choices:
+    return (
+        (Choice(say(lang, "agree"), "/privacy yes"), Choice(say(lang, "refuse"), "/privacy no")),
+    )
+
+
+async def rate(
+    store: Store, incoming: Incoming, turn: Turn | None, verdict: str, lang: str
+) -> Said:
+    """Stores `good`, `bad`, a better wording or its taking back; what to tell the person."""
     if turn is None or turn.state != "done":
-        return say(lang, "nothing_to_rate")
+        if incoming.in_place == "reaction":  # to something else that stands there
+            return Said("", hers=False)
+        return _told(lang, "nothing_to_rate")
+    if not incoming.user_id:
+        return _told(lang, "no_vote")
     verdict = verdict.strip()
     if not verdict:
-        return say(lang, "feedback_usage")
+        return _told(lang, "feedback_usage")
+    earlier = await store.rating(turn.id, incoming.platform, incoming.user_id)
+    if verdict.casefold() in _NONE:
+        # Taking a reaction back says nothing about words that were written.
+        if earlier and not (incoming.in_place and earlier.correction):
+            await store.unrate(turn.id, incoming.platform, incoming.user_id)
+        return _told(lang, "rating_cancelled")
     vote, correction, key = _read(verdict)
     if correction is not None and (len(correction) > MAX_CORRECTION or guard.after(correction)):
-        return say(lang, "correction_refused", limit=MAX_CORRECTION)
-    earlier = await store.rating(turn.id, incoming.platform, incoming.user_id)
+        return _told(lang, "correction_refused", limit=MAX_CORRECTION)
     await store.rate(turn.id, incoming.platform, incoming.user_id, vote, correction)
     told = say(lang, key)
     if earlier and (earlier.vote, earlier.correction) != (vote, correction):
         told += say(lang, "rating_replaced")
-    return told
+    elif not earlier and await _first(store, incoming):
+        return _with_question(incoming, told, lang)
+    return Said(told, hers=False)
+
+
+async def _first(store: Store, incoming: Incoming) -> bool:
+    """Whether it was this person's first rating, and they were never asked."""
+    if await store.people.agreed(incoming.platform, incoming.user_id) is not None:
+        return False
+    return (await store.people.kept(incoming.platform, incoming.user_id)).ratings == 1
+
+
+def _with_question(incoming: Incoming, told: str, lang: str) -> Said:
+    choices = None
+    if not incoming.is_group:  # in one, others would see the buttons too
+        choices = (*(RATING if incoming.in_place == "button" else ()), *consent_choices(lang))
+    return Said(f"{told}\n{say(lang, 'consent')}", hers=False, choices=choices)
+
+
+def _told(lang: str, key: str, **fields: object) -> Said:
+    return Said(say(lang, key, **fields), hers=False)
 
 
 def _read(verdict: str) -> tuple[int, str | None, str]:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from datetime import datetime
+from typing import Literal, Protocol
+
+Kind = Literal[
+    "text", "picture", "sticker", "voice", "file", "place", "card", "poll", "forward", "missed"
+]
+"""What a message holds beside its text: something that she cannot see or hear. `missed` stands for
+messages that were too old to be answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
     """A message from a person. `addressed` is whether it is meant for her.
 
-    `reply_to` is the id of the message that it answers, if any.
+    `reply_to` is the id of the message that it answers, if any. `user_id` is empty where the person
+    is hidden, as anonymous admins of a group are: such a one has no vote. `sent_at` is when it was
+    said, in seconds since 1970; 0 where nobody knows.
+
+    `edited`: it was said before, and reads so now. `again`: it may have been handed in before, by a
+    process that ended too early. `in_place`: a button or a reaction stands for it; what the program
+    says to it is shown where it was pressed, or not at all, and in a group never as a new message.
     """
 
     platform: str
@@ -24,14 +37,37 @@ class Incoming:
     is_group: bool = False
     addressed: bool = True
     reply_to: str | None = None
+    kind: Kind = "text"
+    sent_at: float = 0.0
+    edited: bool = False
+    again: bool = False
+    in_place: Literal["", "button", "reaction"] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A button. Pressing it is as good as saying `action`, a command of at most 64 bytes."""
+
+    label: str
+    action: str
+
+
+Choices = tuple[tuple[Choice, ...], ...]
+"""Buttons, row by row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """Something to show. `hers` is whether she speaks; otherwise it is the program."""
+    """Something to show. `hers` is whether she speaks; otherwise it is the program.
+
+    `choices` stand under it where the platform has buttons; of an answer in place, they replace
+    those under the message that was pressed, and None leaves them. `growing`: more is to come.
+    """
 
     text: str
     hers: bool = True
+    choices: Choices | None = None
+    growing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,39 +75,89 @@ class Limits:
     """What a platform allows. `length` is in characters, as `measure` counts them.
 
     `edit_interval` is the least time between edits of a message, in seconds; None where a message
-    that was sent cannot be changed.
+    that was sent cannot be changed. `drafts`: a growing reply is shown by `draft` instead.
     """
 
     length: int
     edit_interval: float | None
     typing_interval: float | None = None
     measure: Callable[[str], int] = len
+    drafts: bool = False
 
 
 Handler = Callable[[Incoming], Awaitable[None]]
 Lang = Callable[[Incoming], Awaitable[str]]
 """Tells the interface's language where a message comes from; only its place counts."""
+Moved = Callable[[str, str, str], Awaitable[None]]
+"""Told that a chat, of a platform, has another id from now on: platform, old id, new id."""
+Notice = Callable[[str], None]
+"""Tells the person who runs the bot one line."""
 
 STOPPED = "stopped by the person"
 """What a platform cancels a handler with, `task.cancel(STOPPED)`, where the person asked for it."""
 
 
 class Platform(Protocol):
-    """Sends, edits, types and states its limits. Each of its calls may raise SendError."""
+    """Sends, edits, types and states its limits. Each of its calls may raise SendError.
+
+    `strip` takes the buttons from under a message; `draft` shows a reply while it grows and is
+    asked for only where the limits say so.
+    """
 
     name: str
-    limits: Limits
+
+    def limits(self, to: Incoming) -> Limits:
+        """The limits where that message comes from."""
 
     async def run(self, handle: Handler) -> None:
-        """Receives messages until the person or the bot ends it."""
+        """Receives messages until the person or the bot ends it. May raise PlatformError."""
 
     async def send(self, to: Incoming, said: Said) -> str:
         """Answers a message; the id of what was sent."""
 
     async def edit(self, to: Incoming, message_id: str, said: Said) -> None: ...
 
+    async def draft(self, to: Incoming, said: Said) -> None: ...
+
+    async def strip(self, to: Incoming, message_id: str) -> None: ...
+
     async def typing(self, to: Incoming) -> None: ...
+
+
+class Waiting(Protocol):
+    """An update in the inbox that was not dealt with yet."""
+
+    @property
+    def update_id(self) -> int: ...
+    @property
+    def payload(self) -> str: ...
+    @property
+    def received_at(self) -> datetime: ...
+
+
+class Inbox(Protocol):
+    """Where a platform writes down what it was handed before it confirms it.
+
+    What any of these raises means that nothing was written.
+    """
+
+    async def put(
+        self, platform: str, bot_id: str, update_id: int, user_id: str, payload: str
+    ) -> bool:
+        """Writes an update down; false where it is there already."""
+
+    async def done(self, platform: str, bot_id: str, update_id: int) -> None: ...
+
+    async def waiting(self, platform: str, bot_id: str) -> Sequence[Waiting]: ...
 
 
 class SendError(Exception):
     """A message could not be sent or edited, and trying again at once would not help."""
+
+
+class Unreachable(SendError):
+    """The person or the chat wants nothing from the bot any more: blocked, kicked or muted."""
+
+
+class PlatformError(Exception):
+    """The platform cannot be used; one line for the person who runs the bot."""

@@ -42,9 +42,12 @@ class TerminalPlatform:
         self._history = history
         self._live: Live | None = None
         self._answering: asyncio.Task[None] | None = None
-        self.limits = Limits(
+        self._limits = Limits(
             length=1_000_000, edit_interval=0.05 if self._console.is_terminal else None
         )
+
+    def limits(self, to: Incoming) -> Limits:
+        return self._limits
 
     async def run(self, handle: Handler) -> None:
         await self._answer(handle, "/start")
@@ -56,7 +59,7 @@ class TerminalPlatform:
             await self._converse(handle, session)
 
     async def send(self, to: Incoming, said: Said) -> str:
-        if self.limits.edit_interval is None:
+        if self._limits.edit_interval is None:
             self._console.print(self._line(said), soft_wrap=True)
         else:
             # A live area redraws the whole reply: what the guard takes back vanishes.
@@ -72,6 +75,12 @@ class TerminalPlatform:
             self._live.update(self._line(said), refresh=True)
 
     async def typing(self, to: Incoming) -> None:
+        return None
+
+    async def draft(self, to: Incoming, said: Said) -> None:
+        return None
+
+    async def strip(self, to: Incoming, message_id: str) -> None:
         return None
 
     def _line(self, said: Said) -> Text:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from bot import app, config
 from bot.app import Bot, Character
-from bot.platforms.base import Handler, Incoming, Limits, Said
+from bot.platforms.base import Choices, Handler, Incoming, Limits, Said
 from data.store import Store
 from persona.card import Card
 from persona.engines.base import Delta, Sampling
@@ -53,14 +53,19 @@ class Screen:
     name = "screen"
 
     def __init__(self, limits: Limits | None = None) -> None:
-        self.limits = limits or Limits(length=2000, edit_interval=0.0)
+        self._limits = limits or Limits(length=2000, edit_interval=0.0)
         self.seen: list[str] = []
         self.messages: dict[str, str] = {}
         self.answers: dict[str | None, list[str]] = {}
         self.order: list[str] = []
         self.hers: set[str] = set()
         self.typed = 0
+        self.stripped: list[str] = []
+        self.buttons: list[Choices] = []
         self._ids = itertools.count(1)
+
+    def limits(self, to: Incoming) -> Limits:
+        return self._limits
 
     async def run(self, handle: Handler) -> None:
         await handle(Incoming(self.name, "1", "u1", "你好"))
@@ -78,10 +83,18 @@ class Screen:
     def _show(self, message_id: str, said: Said) -> None:
         self.messages[message_id] = said.text
         self.seen.append(said.text)
+        if said.choices:
+            self.buttons.append(said.choices)
         (self.hers.add if said.hers else self.hers.discard)(message_id)
 
     async def typing(self, to: Incoming) -> None:
         self.typed += 1
+
+    async def draft(self, to: Incoming, said: Said) -> None:
+        self.seen.append(said.text)
+
+    async def strip(self, to: Incoming, message_id: str) -> None:
+        self.stripped.append(message_id)
 
     def answer(self, message_id: str | None) -> str:
         """The whole answer to a message, as it stands."""

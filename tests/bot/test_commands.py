@@ -17,6 +17,11 @@ def ratings(chat: Chat) -> list[tuple[int, str, int, str | None]]:
     return [tuple(row.values()) for row in rows(chat.database, query)]
 
 
+def first_rating(key: str) -> str:
+    """What a person is told at the first rating, the only one at which they are asked."""
+    return f"{say('zh', key)}\n{say('zh', 'consent')}"
+
+
 async def test_start_says_that_she_is_a_program_and_greets(chat: Chat) -> None:
     said = await chat.say("/start")
     assert "程序" in said
@@ -123,20 +128,20 @@ async def test_nothing_yet_is_told(chat: Chat, text: str, key: str) -> None:
 @pytest.mark.parametrize("word", ["good", "GOOD", "好", "👍", "+1"])
 async def test_good_vote(chat: Chat, word: str) -> None:
     await chat.say("你好")
-    assert await chat.say(f"/feedback {word}") == say("zh", "rated_good")
+    assert await chat.say(f"/feedback {word}") == first_rating("rated_good")
     assert ratings(chat) == [(1, "u1", 1, None)]
 
 
 @pytest.mark.parametrize("word", ["bad", "不好", "👎", "-1"])
 async def test_bad_vote(chat: Chat, word: str) -> None:
     await chat.say("你好")
-    assert await chat.say(f"/feedback\u3000{word}") == say("zh", "rated_bad")
+    assert await chat.say(f"/feedback\u3000{word}") == first_rating("rated_bad")
     assert ratings(chat) == [(1, "u1", -1, None)]
 
 
 async def test_correction_is_kept_and_counts_against(chat: Chat) -> None:
     await chat.say("你好")
-    assert await chat.say("/feedback 你来了，坐罢。") == say("zh", "rated_correction")
+    assert await chat.say("/feedback 你来了，坐罢。") == first_rating("rated_correction")
     assert ratings(chat) == [(1, "u1", -1, "你来了，坐罢。")]
 
 
@@ -167,7 +172,7 @@ async def test_second_vote_replaces_the_first_and_says_so(chat: Chat) -> None:
 async def test_each_person_has_a_vote(chat: Chat) -> None:
     await chat.say("你好")
     await chat.say("/feedback good", user_id="u1")
-    assert await chat.say("/feedback bad", user_id="u2") == say("zh", "rated_bad")
+    assert await chat.say("/feedback bad", user_id="u2") == first_rating("rated_bad")
     assert [(user, vote) for _, user, vote, _ in ratings(chat)] == [("u1", 1), ("u2", -1)]
 
 
@@ -198,7 +203,7 @@ async def test_feedback_passes_over_a_reply_that_never_came(chat: Chat) -> None:
     await chat.say("头一句")
     chat.engine.replies.append(RuntimeError("broken"))
     await chat.say("第二句")
-    assert await chat.say("/feedback good") == say("zh", "rated_good")
+    assert await chat.say("/feedback good") == first_rating("rated_good")
     assert [turn for turn, *_ in ratings(chat)] == [1]
 
 
@@ -248,6 +253,72 @@ async def test_command_says_when_the_store_fails(
     assert await chat.say("你好") == "你好"
 
 
+# Consent and erasure.
+
+
+async def test_consent_is_asked_once_and_can_be_changed(chat: Chat) -> None:
+    await chat.say("你好")
+    assert say("zh", "consent") in await chat.say("/feedback good")
+    await chat.say("再说")
+    assert say("zh", "consent") not in await chat.say("/feedback good")
+    assert say("zh", "privacy_unasked") in await chat.say("/privacy")
+    assert await chat.say("/privacy yes") == say("zh", "agreed")
+    assert say("zh", "privacy_yes") in await chat.say("/privacy")
+    assert await chat.store.people.agreed("screen", "u1") is True
+    assert await chat.say("/privacy no") == say("zh", "refused")
+    assert await chat.store.people.agreed("screen", "u1") is False
+
+
+async def test_who_has_answered_is_not_asked(chat: Chat) -> None:
+    await chat.say("/privacy no")
+    await chat.say("你好")
+    assert await chat.say("/feedback good") == say("zh", "rated_good")
+
+
+async def test_privacy_shows_what_is_kept(chat: Chat) -> None:
+    await chat.say("你好")
+    await chat.say("再说")
+    await chat.say("/feedback good")
+    assert "2 轮话，1 次评价" in await chat.say("/privacy")
+
+
+async def test_forgetting_asks_first_and_erases_then(chat: Chat) -> None:
+    await chat.say("我叫阿宁")
+    await chat.say("/feedback good")
+    await chat.say("别人的话", user_id="u2")
+    assert "1 轮话，1 次评价" in await chat.say("/forget")
+    assert len(chat.turns()) == 2
+    assert await chat.say("/forget yes") == say("zh", "forgotten", turns=1)
+    assert [turn["text"] for turn in chat.turns()] == ["别人的话"]
+    assert ratings(chat) == []
+    await chat.say("我叫什么")
+    assert "阿宁" not in chat.engine.prompts[-1]
+
+
+async def test_vote_can_be_taken_back(chat: Chat) -> None:
+    await chat.say("你好")
+    await chat.say("/feedback good")
+    assert await chat.say("/feedback none") == say("zh", "rating_cancelled")
+    assert ratings(chat) == []
+
+
+async def test_buttons_are_commands_that_fit_every_platform(chat: Chat) -> None:
+    await chat.say("你好")
+    [last] = [chat.screen.buttons[-1]]
+    assert [choice.action for row in last for choice in row] == [
+        "/feedback good", "/feedback bad", "/feedback", "/retry",
+    ]  # fmt: skip
+    assert all(len(choice.action.encode()) <= 64 for row in last for choice in row)
+
+
+async def test_only_the_last_reply_keeps_its_buttons(chat: Chat) -> None:
+    await chat.say("一")
+    await chat.say("/help")
+    await chat.say("二")
+    await chat.say("/retry")
+    assert chat.screen.stripped == ["b1", "b3"]
+
+
 # The texts.
 
 
@@ -267,10 +338,10 @@ def test_every_text_is_said_somewhere() -> None:
 @pytest.mark.parametrize("word", ["很好", "Good!", "👍👍", "❤️"])
 async def test_praise_is_a_vote_and_no_better_wording(chat: Chat, word: str) -> None:
     await chat.say("你好")
-    assert await chat.say(f"/feedback {word}") == say("zh", "rated_good")
+    assert await chat.say(f"/feedback {word}") == first_rating("rated_good")
     assert [row[2:] for row in ratings(chat)] == [(1, None)]
 
 
 async def test_odd_characters_in_a_correction_are_answered(chat: Chat) -> None:
     await chat.say("你好")
-    assert await chat.say("/feedback 好\ud800诗\0句") == say("zh", "rated_correction")
+    assert await chat.say("/feedback 好\ud800诗\0句") == first_rating("rated_correction")

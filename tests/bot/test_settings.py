@@ -64,7 +64,15 @@ async def test_folder_may_have_any_name(tmp_path: Path) -> None:
 
 
 def test_foreign_variables_are_left_alone() -> None:
-    assert read(CONFIG, {"PATH": "/bin", "TELEGRAM_TOKEN": "1:x"}) == read(CONFIG, {})
+    assert read(CONFIG, {"PATH": "/bin", "TOKEN": "1:x"}) == read(CONFIG, {})
+
+
+def test_token_comes_from_the_environment_and_is_never_shown() -> None:
+    settings = read(CONFIG, {"TELEGRAM_TOKEN": " 1:secret "})
+    assert settings.telegram_token
+    assert settings.telegram_token.get_secret_value() == "1:secret"
+    assert "secret" not in repr(settings).replace("webhook_secret", "")
+    assert read(CONFIG, {"TELEGRAM_TOKEN": ""}).telegram_token is None
 
 
 def test_dotenv_stands_behind_the_environment(

@@ -369,3 +369,77 @@ async def test_writers_wait_for_each_other_and_never_for_the_clock(tmp_path: Pat
         assert len(set(made)) == 60
     finally:
         await store.close()
+
+
+# Chats that move, and what was sent where.
+
+
+async def answered_turn(store: Store, conversation: Conversation, name: str) -> int:
+    turn = await store.begin_turn(conversation.id, "u1", "宝玉", name, f"m-{name}")
+    await store.close_turn(turn, "done", f"答{name}")
+    await store.link_reply(turn, [f"b1-{name}", f"b2-{name}"])
+    return turn
+
+
+async def test_what_became_of_a_message_is_known(store: Store, conversation: Conversation) -> None:
+    turn = await answered_turn(store, conversation, "一")
+    found = await store.answered("screen", "1", "m-一")
+    assert found
+    assert (found.turn.id, found.turn.reply, found.sent) == (turn, "答一", ["b1-一", "b2-一"])
+    assert await store.answered("screen", "1", "b1-一") is None
+    assert await store.answered("screen", "1", "m-二") is None
+
+
+async def test_the_reply_before_is_the_last_message_of_another_turn(
+    store: Store, conversation: Conversation
+) -> None:
+    await answered_turn(store, conversation, "一")
+    first = await store.begin_turn(conversation.id, "u1", "宝玉", "二", "m-二")
+    await store.link_reply(first, ["b-二"])
+    # Begun anew after a crash, it is shown in the same message.
+    second = await store.begin_turn(conversation.id, "u1", "宝玉", "二", "m-二")
+    await store.link_reply(second, ["b-二"])
+    assert await store.reply_before(second) == "b2-一"
+    assert await store.reply_before(1) is None
+
+
+async def test_a_chat_that_moves_takes_its_history_along(
+    store: Store, conversation: Conversation
+) -> None:
+    await answered_turn(store, conversation, "一")
+    await store.move_chat("screen", "1", "-100")
+    there = await store.conversation("screen", "-100")
+    assert there.id == conversation.id
+    assert [turn.text for turn in await store.history(there, 9, 99)] == ["一"]
+    await store.move_chat("screen", "1", "-100")  # told twice: by the old chat and by the new
+    assert (await store.conversation("screen", "-100")).id == conversation.id
+
+
+async def test_a_chat_that_was_spoken_in_before_it_moved_has_both_histories(
+    store: Store, conversation: Conversation
+) -> None:
+    await answered_turn(store, conversation, "一")
+    there = await store.conversation("screen", "-100")
+    await answered_turn(store, there, "二")
+    await store.move_chat("screen", "1", "-100")
+    assert [turn.text for turn in await store.history(there, 9, 99)] == ["一", "二"]
+
+
+async def test_a_vote_that_was_taken_back_is_gone(store: Store, conversation: Conversation) -> None:
+    turn = await answered_turn(store, conversation, "一")
+    await store.rate(turn, "screen", "u1", 1)
+    await store.rate(turn, "screen", "u2", 1)
+    await store.unrate(turn, "screen", "u1")
+    assert await store.rating(turn, "screen", "u1") is None
+    assert await store.rating(turn, "screen", "u2") is not None
+
+
+async def test_turns_are_counted_by_person_and_by_chat(
+    store: Store, conversation: Conversation
+) -> None:
+    long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+    await answered_turn(store, conversation, "一")
+    assert len(await store.begun_since("screen", long_ago, user_id="u1")) == 1
+    assert len(await store.begun_since("screen", long_ago, chat_id="1")) == 1
+    assert await store.begun_since("screen", long_ago, user_id="u2") == []
+    assert await store.begun_since("screen", datetime(2999, 1, 1, tzinfo=UTC), user_id="u1") == []

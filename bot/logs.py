@@ -1,0 +1,58 @@
+"""The log: where it goes, and what must never be in it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import quote
+
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_NOISY = ("httpx", "httpcore", "telegram", "apscheduler", "alembic", "aiosqlite", "modelscope")
+"""Libraries that say at INFO what nobody asks, or, as httpx does, addresses that hold a token."""
+
+
+class Redacting(logging.Formatter):
+    """Takes secrets out of the whole finished line, its traceback included."""
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        super().__init__(_FORMAT)
+        self._secrets = secrets
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record), self._secrets)
+
+
+def redacted(text: str, secrets: Sequence[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "<token>").replace(quote(secret, safe=""), "<token>")
+    return text
+
+
+def keep_log(path: Path, secrets: Sequence[str] = ()) -> None:
+    """Sends the log to a file: at a terminal the screen belongs to the conversation."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler: logging.Handler = RotatingFileHandler(path, maxBytes=5_000_000, backupCount=3)
+    except OSError:
+        handler = logging.StreamHandler()  # the store says what is wrong with the folder
+    handler.setLevel(logging.INFO)
+    handler.setFormatter(Redacting(secrets))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    for noisy in _NOISY:
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    if secrets:
+        _redact_last_words(secrets)
+
+
+def _redact_last_words(secrets: Sequence[str]) -> None:
+    """What ends the program unforeseen is printed without them too."""
+
+    def tell(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+        lines = logging.Formatter().formatException((kind, error, where))
+        sys.stderr.write(redacted(lines, secrets) + "\n")
+
+    sys.excepthook = tell
