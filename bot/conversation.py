@@ -206,17 +206,26 @@ class Conversations:
         # Who said it, whoever asks for another answer.
         user_id = retry_of.user_id if retry_of else incoming.user_id
         user_name = retry_of.user_name if retry_of else clean(incoming.user_name)
-        turn_id = await self._store.begin_turn(
-            conversation.id, user_id, user_name, text, incoming.message_id, retry_of
+        begun = asyncio.ensure_future(
+            self._store.begin_turn(
+                conversation.id, user_id, user_name, text, incoming.message_id, retry_of
+            )
         )
+        try:
+            turn_id = await asyncio.shield(begun)
+        except asyncio.CancelledError as cancelled:
+            # It is written down all the same, and must not stay open until the next start.
+            why = _why(cancelled, deadline)
+            await self._close(await begun, *why, Outcome(), time.monotonic() - started)
+            raise
         answer.turn_id = turn_id
-        if answer.sent:
-            await self._store.link_reply(turn_id, answer.sent)
         before = retry_of.first_turn if retry_of else turn_id
         state = "cancelled"
         error: str | None = "nobody waits for it any more"
         reply = None
         try:
+            if answer.sent:
+                await self._store.link_reply(turn_id, answer.sent)
             past = await self._store.history(conversation, self._settings.history, before)
             reply = self._service.reply(
                 text,
@@ -231,11 +240,7 @@ class Conversations:
             if reply.outcome.text:
                 yield Said(reply.outcome.text, choices=RATING)
         except asyncio.CancelledError as cancelled:
-            if deadline.expired():
-                state, error = "failed", "deadline"
-            else:
-                # A platform gives its person's wish as the reason; a shutdown gives none.
-                error = str(cancelled) or "the bot ended"
+            state, error = _why(cancelled, deadline)
             raise
         except PromptTooLong as too_long:
             state, error = "failed", str(too_long)
@@ -285,6 +290,14 @@ class Conversations:
 
 def _exchange(turn: Turn, is_group: bool) -> Exchange:
     return Exchange(turn.text, turn.reply, str(turn.id), turn.user_name if is_group else None)
+
+
+def _why(cancelled: asyncio.CancelledError, deadline: asyncio.Timeout) -> tuple[str, str]:
+    """State and error of a turn that was cancelled."""
+    if deadline.expired():
+        return "failed", "deadline"
+    # A platform gives its person's wish as the reason; a shutdown gives none.
+    return "cancelled", str(cancelled) or "the bot ended"
 
 
 def _round(characters: int) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import event
@@ -368,3 +369,24 @@ async def test_token_limit_ends_at_the_last_sentence(chat: Chat) -> None:
 async def test_empty_reply_is_generated_anew(chat: Chat) -> None:
     chat.engine.replies += ["", "来了。"]
     assert await chat.say("在么") == "来了。"
+
+
+async def test_a_turn_cancelled_while_it_is_written_down_is_closed(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = chat.store.begin_turn
+    written = asyncio.Event()
+
+    async def slowly(*values: Any) -> int:
+        turn_id = await begin(*values)
+        written.set()
+        await asyncio.sleep(0.05)
+        return turn_id
+
+    monkeypatch.setattr(chat.store, "begin_turn", slowly)
+    saying = chat.saying("话说到一半")
+    await written.wait()
+    saying.cancel()
+    await asyncio.gather(saying, return_exceptions=True)
+
+    assert (chat.last()["state"], chat.last()["error"]) == ("cancelled", "the bot ended")
