@@ -126,7 +126,7 @@ def _train(settings: Settings, arguments: argparse.Namespace) -> int:
 
 
 def _gate(settings: Settings, _: argparse.Namespace) -> int:
-    """Judges the newest run, publishes it, and promotes it where it is better."""
+    """Judges the newest run, publishes it, and where it passed promotes it if it is to."""
     from trainer import loop
     from trainer.display import Display
     from trainer.publish import publish
@@ -153,6 +153,12 @@ def _gate(settings: Settings, _: argparse.Namespace) -> int:
                 display.say(f"- {reason}")
             display.say(f"not promoted; read {version.path / 'samples.md'}")
             return 2
+        if not settings.training.promote:
+            display.say(
+                f"passed. Read {version.path / 'samples.md'}; if it reads better, "
+                f"`python -m trainer promote {version.name}`"
+            )
+            return 0
         registry.promote(version, "the gate passed it")
         display.say(f"promoted; a running bot takes it over by itself. Read {version.path}")
     return 0

@@ -62,6 +62,9 @@ class TrainingSettings(BaseModel):
     """The highest learning rate; overrides the recipe's."""
     rank: int | None = Field(default=None, ge=1, le=256)
     """The adapter's rank; overrides the recipe's."""
+    promote: bool = False
+    """Whether a version that passed its gate is served at once. The gate sees how likely the
+    authored replies are and the plain faults of her own, not whether hers have sense."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the adapter's first values, the order of rows, and dropout."""
     pack_tokens: int = Field(default=0, ge=0)

@@ -82,7 +82,7 @@ def configured(tmp_path: Path, qwen: Path, dialogues: Path) -> Configured:
     (persona / "card.json").write_text(json.dumps(card_json), "utf-8")
 
     def write(engine: str = "transformers", **training: object) -> Path:
-        chosen = {"base": str(qwen), "epochs": 1, "rank": 4} | training
+        chosen = {"base": str(qwen), "epochs": 1, "rank": 4, "promote": True} | training
         lines = [
             f'[paths]\nvar = "{tmp_path / "var"}"',
             f'[model]\nbase = "{qwen}"\nengine = "{engine}"\ndevice = "cpu"\nsources = []',

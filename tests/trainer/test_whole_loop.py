@@ -147,3 +147,19 @@ def test_killed_trainer_goes_on_and_ends_as_the_unbroken_one(
     # Trained and not yet judged: to resume it is to have nothing left to train.
     assert run(path, "train", "--resume") == 0
     assert f"trained: {other / 'best'}" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("lenient")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_what_passed_is_not_served_before_somebody_read_it(
+    configured: Configured, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = configured("transformers", epochs=3, rate=1e-2, promote=False)
+    assert run(path) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    registry = loop.registry(config.read(path, {}))
+    (version,) = registry.versions()
+    assert "samples.md" in told
+    assert registry.current() is None
+    assert run(path, "promote", version.name) == 0
+    assert registry.current() == version
