@@ -38,7 +38,8 @@ class Takeover:
 
     async def run(self) -> None:
         """Looks again and again, until cancelled."""
-        seen = self._stamp()
+        # What was promoted while the engine loaded is news too, unless it was just tried in vain.
+        seen = self._stamp() if self.failure else None
         while True:
             await asyncio.sleep(INTERVAL)
             stamp = self._stamp()

@@ -138,3 +138,29 @@ async def test_a_version_that_cannot_be_served_at_the_start_gives_way_to_what_sh
 
     assert loaded.version == "untrained"
     assert "stray.bin" in str(loaded.instead_of)
+
+
+async def test_what_was_promoted_while_the_engine_loaded_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "INTERVAL", 0.01)
+    async with opened_chat(tmp_path) as chat:
+        Registry(tmp_path / "adapters").promote(publish(tmp_path, "v1"), "better")
+        run = asyncio.create_task(look(chat).run())
+        await eventually(lambda: chat.service.version == "v1")
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+
+
+async def test_a_version_that_was_just_tried_in_vain_is_not_tried_again_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "INTERVAL", 0.01)
+    async with opened_chat(tmp_path) as chat:
+        Registry(tmp_path / "adapters").promote(publish(tmp_path, "v1"), "better")
+        look(chat).failure = "v1: no memory left"
+        run = asyncio.create_task(look(chat).run())
+        await asyncio.sleep(0.1)
+        assert chat.service.version == "untrained"
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
