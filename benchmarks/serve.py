@@ -28,7 +28,7 @@ from bot.check import MISTAKES
 from bot.progress import StartProgress
 from data.config import environment
 from data.store import Store
-from data.triples import read_folder
+from data.triples import read_dialogues
 from persona import guard
 from persona.config import PROFILES
 from persona.engines.base import Delta, EngineStats, Finish, Sampling, without_engine
@@ -159,7 +159,7 @@ async def opened(engine_name: str, workload: str) -> AsyncGenerator[Workload]:
             service = app.make_service(settings, character, replace(loaded, engine=engine))
             rows = [
                 row
-                for _, row in read_folder(settings.persona.dialogues)
+                for _, row in read_dialogues(settings.persona.dialogues)
                 if row.history and guard.before(row.message) is None
             ]
             store = await Store.open(settings.database_url)

@@ -85,7 +85,7 @@ def child(contender: str, seconds: float, held: int) -> None:
     }
     settings = read(Path("config.toml"), environment())
     folder, recipe = base_folder(settings), recipe_of(contender)
-    dataset = read_dataset(settings.persona.dialogues)
+    dataset = read_dataset(settings.persona.dialogues, rich=settings.training.rich)
     rows = dataset.sets.talk[:: max(1, len(dataset.sets.talk) // held)][:held]
     learner = preprocessor_for(settings, folder, dataset.rows, recipe.exemplars)
     judge = preprocessor_for(settings, folder, dataset.rows, settings.persona.exemplars)

@@ -26,7 +26,7 @@ from bot.progress import StartProgress
 from bot.takeover import Takeover
 from data.store import Store
 from data.transactions import StoreUnavailable
-from data.triples import read_folder
+from data.triples import read_dialogues
 from persona.card import Card, read_persona_card
 from persona.checkpoint import CheckpointError
 from persona.child import Report
@@ -63,7 +63,7 @@ def load_character(settings: Settings) -> Character:
     # A reply that leans on what was said before would stand there without it.
     exchanges = [
         Exchange(triple.message, triple.output, name)
-        for name, triple in read_folder(settings.persona.dialogues)
+        for name, triple in read_dialogues(settings.persona.dialogues)
         if not triple.history
     ]
     return Character(

@@ -10,6 +10,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
+RICH = "rich"
+
+
 class TriplesError(Exception):
     """A row that cannot be read; the message names file, line and field."""
 
@@ -53,6 +56,18 @@ def read_folder(folder: Path) -> Iterator[tuple[str, Triple]]:
     for path in sorted(folder.glob("*.jsonl")):
         for number, triple in read_triples(path):
             yield f"{path.stem}:{number}", triple
+
+
+def read_dialogues(folder: Path) -> Iterator[tuple[str, Triple]]:
+    """A folder's rows and those of its folder `rich`, which are named `rich/file:line`.
+
+    Rich rows say more between the lines than a small model can learn from: they are shown to it as
+    exemplars, and learned only where the settings say so. Raises TriplesError.
+    """
+    yield from read_folder(folder)
+    if (folder / RICH).is_dir():
+        for name, triple in read_folder(folder / RICH):
+            yield f"{RICH}/{name}", triple
 
 
 def write_triples(path: Path, triples: Iterable[Triple]) -> int:

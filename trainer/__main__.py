@@ -111,7 +111,7 @@ def _train(settings: Settings, arguments: argparse.Namespace) -> int:
     from trainer.run import is_main, only_trainer
 
     with Display(quiet=not is_main()) as display, only_trainer(settings.runs):
-        dataset = loop.read_dataset(settings.persona.dialogues)
+        dataset = loop.read_dataset(settings.persona.dialogues, rich=settings.training.rich)
         display.say(f"{len(dataset.rows)} rows, {len(dataset.sets.talk)} to judge by")
         run = loop.train(
             settings,
@@ -136,7 +136,7 @@ def _gate(settings: Settings, _: argparse.Namespace) -> int:
         return 0
     with Display() as display, only_trainer(settings.runs):
         run = Run.unpublished(settings.runs)
-        dataset = loop.read_dataset(settings.persona.dialogues)
+        dataset = loop.read_dataset(settings.persona.dialogues, rich=settings.training.rich)
         made = loop.weights(settings, display.report)
         parent = loop.incumbent(settings).version
         verdict, sheet = asyncio.run(loop.gate(settings, dataset, made, run, display.report))
@@ -228,12 +228,12 @@ def _rollback(settings: Settings, _: argparse.Namespace) -> int:
 
 
 def _export(settings: Settings, arguments: argparse.Namespace) -> int:
-    from data.triples import read_folder
+    from data.triples import read_dialogues
     from persona.card import read_persona_card
     from trainer.export import export
 
     card = read_persona_card(settings.persona.folder)
-    triples = [triple for _, triple in read_folder(settings.persona.dialogues)]
+    triples = [triple for _, triple in read_dialogues(settings.persona.dialogues)]
     for path in export(triples, arguments.folder, card.fill(card.system_prompt)):
         print(path)
     return 0

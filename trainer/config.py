@@ -21,7 +21,8 @@ class Recipe:
     """How an adapter is trained.
 
     `exemplars` stand before each conversation, as they do when it is served; `bare` is the share of
-    conversations that are learned without any. A step learns from `batch` conversations.
+    conversations that are learned without any, `agreeing` that of those whose nearest exemplar says
+    nearly what is to be learned. A step learns from `batch` conversations.
     """
 
     rank: int
@@ -32,6 +33,7 @@ class Recipe:
     batch: int = 8
     exemplars: int = 3
     bare: float = 0.0
+    agreeing: float = 0.0
     warmup: float = 0.05
     weight_decay: float = 0.0
     clip: float = 1.0
@@ -43,7 +45,7 @@ RECIPES = {
     # The first recipe's own values; its faults are mended all the same (docs/recipe.md).
     "seed": Recipe(rank=8, alpha=32, dropout=0.1, rate=5e-4, epochs=1, exemplars=0),
     # Chosen by loss and by reading.
-    "daiyu": Recipe(rank=8, alpha=16, dropout=0.0, rate=2e-4, epochs=3),
+    "daiyu": Recipe(rank=16, alpha=32, dropout=0.0, rate=3e-4, epochs=2, agreeing=0.6),
 }
 
 
@@ -62,6 +64,8 @@ class TrainingSettings(BaseModel):
     """The highest learning rate; overrides the recipe's."""
     rank: int | None = Field(default=None, ge=1, le=256)
     """The adapter's rank; overrides the recipe's."""
+    rich: bool = False
+    """Whether the rows in rich/ are learned too, and not only shown: for bases above 0.5B."""
     promote: bool = False
     """Whether a version that passed its gate is served at once. The gate sees how likely the
     authored replies are and the plain faults of her own, not whether hers have sense."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from data.triples import Triple, TriplesError, parse_triple
+from data.triples import RICH, Triple, TriplesError, parse_triple
 from persona import guard
 from persona.exemplars import SAME, similarity, trigrams
 
@@ -62,14 +62,18 @@ class Row:
 def lint(folder: Path) -> tuple[int, list[str]]:
     """Checks a folder's rows and those below it; how many there are, and one line a fault.
 
-    Rows in a folder `eval` below are held against those above: they must not be near to them.
+    Rows in a folder `eval` below are held against all others: they must not be near to them.
     Raises LintError.
     """
     if not folder.is_dir():
         raise LintError(f"{folder}: there is no such folder")
     rules = read_rules(folder)
     faults: list[str] = []
-    trained = list(_read(sorted(folder.glob("*.jsonl")), faults))
+    trained = [
+        row
+        for place in (folder, folder / RICH)
+        for row in _read(sorted(place.glob("*.jsonl")), faults)
+    ]
     held = list(_read(sorted((folder / "eval").glob("*.jsonl")), faults))
     if not trained and not faults:
         raise LintError(f"{folder}: there are no rows in it")

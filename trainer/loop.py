@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 
+from data.triples import RICH, read_dialogues
 from persona.card import Card, read_persona_card
 from persona.child import Report
 from persona.config import PROFILES
@@ -50,19 +51,26 @@ Watch = Callable[[Step | Evaluation], None]
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Rows to learn from, and the frozen ones to judge by; neither near to the other."""
+    """Rows to learn from, rows that only are exemplars, and the frozen ones to judge by, which are
+    near to none of these."""
 
     rows: list[Row]
+    shown: list[Row]
     sets: EvalSets
 
 
-def read_dataset(folder: Path, collected: Sequence[Row] = ()) -> Dataset:
+def read_dataset(folder: Path, collected: Sequence[Row] = (), rich: bool = False) -> Dataset:
     """The authored rows of a folder, with the collected ones, and the frozen sets in eval/.
 
-    Without eval/talk.jsonl a twentieth of the rows is held out for it. Raises TriplesError,
+    Those in rich/ are learned where `rich` says so, else only shown. Without eval/talk.jsonl a twentieth of the rows is held out for it. Raises TriplesError,
     DatasetError.
     """
     rows = [*read_rows(folder), *collected]
+    shown = [
+        Row(key, triple) for key, triple in read_dialogues(folder) if key.startswith(f"{RICH}/")
+    ]
+    if rich:
+        rows, shown = rows + shown, []
     frozen: dict[str, list[Row]] = {"talk": [], "safety": [], "sycophancy": []}
     if (folder / "eval").is_dir():
         for row in read_rows(folder / "eval"):
@@ -76,7 +84,7 @@ def read_dataset(folder: Path, collected: Sequence[Row] = ()) -> Dataset:
         rows, frozen["talk"] = hold_out(rows)
     if not rows or not frozen["talk"]:
         raise DatasetError(f"{folder} holds too few rows to train on and to judge by")
-    return Dataset(rows, EvalSets(**frozen))
+    return Dataset(rows, shown, EvalSets(**frozen))
 
 
 def training_base(settings: Settings, weights: Weights, say: Callable[[str], None]) -> Base:
@@ -113,16 +121,16 @@ def train(
         "persona": card.name,
         "card": _card_hash(card),
         "base": {"name": base.name, "sha256": content_hash(base)},
-        "dataset": dataset_facts(dataset.rows, dataset.sets.talk),
+        "dataset": dataset_facts(dataset.rows, dataset.shown, dataset.sets.talk),
         "recipe": asdict(recipe) | {"name": training.recipe},
         "prompt": asdict(budget(settings.model, settings.persona)),
         "seed": training.seed,
     }
     facts = json.loads(json.dumps(facts))  # as they will be read back
     folder = weights.for_transformers(base)
-    preprocessor = preprocessor_for(settings, folder, dataset.rows, recipe.exemplars)
+    preprocessor = preprocessor_for(settings, folder, dataset.rows, recipe.exemplars, dataset.shown)
     epochs = [
-        preprocessor.epoch(training.seed * 1000 + number, recipe.bare)
+        preprocessor.epoch(training.seed * 1000 + number, recipe.bare, recipe.agreeing)
         for number in range(recipe.epochs)
     ]
     held = preprocessor.evaluation(dataset.sets.talk)
@@ -152,7 +160,11 @@ def train(
 
 
 def preprocessor_for(
-    settings: Settings, folder: Path, rows: Sequence[Row], exemplars: int
+    settings: Settings,
+    folder: Path,
+    rows: Sequence[Row],
+    exemplars: int,
+    shown: Sequence[Row] = (),
 ) -> Preprocessor:
     """Makes conversations of rows as the bot does, for the base in `folder`."""
     builder = PromptBuilder(
@@ -160,7 +172,7 @@ def preprocessor_for(
         read_persona_card(settings.persona.folder),
         budget(settings.model, settings.persona),
     )
-    return Preprocessor(builder, rows, exemplars)
+    return Preprocessor(builder, rows, exemplars, shown)
 
 
 def _same_run(accelerator: Accelerator, runs: Path, facts: dict[str, Any], resume: bool) -> Run:
@@ -225,7 +237,7 @@ async def _measured(
             scorer=partial(_scored, _scorer(settings, weights, served, report)),
             sampling=PROFILES[settings.model.sampling],
             exemplars=ExemplarIndex(
-                [row.exchange for row in dataset.rows if not row.triple.history]
+                [row.exchange for row in (*dataset.rows, *dataset.shown) if not row.triple.history]
             ),
             exemplar_count=settings.persona.exemplars,
             forbidden=read_rules(settings.persona.dialogues).forbidden,

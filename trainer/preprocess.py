@@ -17,9 +17,13 @@ from itertools import groupby
 from pathlib import Path
 
 from data.triples import Triple, read_folder
-from persona.exemplars import ExemplarIndex
+from persona.exemplars import ExemplarIndex, similarity, trigrams
 from persona.prompt import IGNORED, Exchange, Prompt, PromptBuilder, PromptTooLong
 from trainer.packing import Example
+
+
+KIN = 0.08
+"""Character 3-gram Jaccard from which on a reply leans on another."""
 
 
 class DatasetError(Exception):
@@ -76,20 +80,33 @@ def fingerprint(rows: Sequence[Row]) -> str:
 class Preprocessor:
     """Turns rows into conversations to learn from, and rows to evaluate into ones as served.
 
-    Exemplars come from `rows` alone: what is evaluated on is never among them.
+    Exemplars come from `rows`, and from `shown`, whose replies are not learned. What is evaluated
+    on is never among them.
     """
 
-    def __init__(self, builder: PromptBuilder, rows: Sequence[Row], exemplars: int) -> None:
+    def __init__(
+        self,
+        builder: PromptBuilder,
+        rows: Sequence[Row],
+        exemplars: int,
+        shown: Sequence[Row] = (),
+    ) -> None:
         self._builder = builder
         self._rows = {row.key: row for row in rows}
+        self._shown = {row.key: row for row in shown}
         self._exemplars = exemplars
-        self._index = ExemplarIndex([row.exchange for row in rows if not row.triple.history])
+        alone = [row.exchange for row in (*rows, *shown) if not row.triple.history]
+        self._index = ExemplarIndex(alone)
+        self._by_reply = ExemplarIndex([Exchange(e.reply, e.reply, e.key) for e in alone])
         self._near: dict[str, list[Exchange]] = {}
+        self._kin: dict[str, Exchange | None] = {}
 
-    def epoch(self, seed: int, bare: float = 0.0) -> list[Example]:
+    def epoch(self, seed: int, bare: float = 0.0, agreeing: float = 0.0) -> list[Example]:
         """Conversations in which the reply of every row is learned once, in a random order.
 
-        A `bare` share of them has no exemplars. Raises DatasetError for a row that is too long.
+        A `bare` share of them has no exemplars; in an `agreeing` share of the others the nearest
+        exemplar is one whose reply leans the same way, where there is one. Raises DatasetError for
+        a row that is too long.
         """
         draw = random.Random(seed)  # noqa: S311 - an order, no secret
         rows = list(self._rows.values())
@@ -97,12 +114,14 @@ class Preprocessor:
         # Rows with a history are no exemplars: they stand at an end, and go first, so that what
         # they take along needs no conversation of its own.
         rows.sort(key=lambda row: not row.triple.history)
-        learned: set[str] = set()
+        learned = set(self._shown)
         made = []
         for row in rows:
             if row.key in learned:
                 continue
             near = [] if draw.random() < bare else self._nearest(row)
+            if near and draw.random() < agreeing:
+                near = self._with_kin(row, near)
             made.append(self._learn(row, near, learned))
             learned.update(made[-1].rows)
         draw.shuffle(made)
@@ -121,6 +140,27 @@ class Preprocessor:
                 apart_from=row.triple.output,
             )
         return self._near[row.key]
+
+    def _with_kin(self, row: Row, near: Sequence[Exchange]) -> list[Exchange]:
+        """The exemplars, the last one being the one whose reply is nearest to the row's own."""
+        if row.key not in self._kin:
+            own = trigrams(row.triple.output)
+            found = self._by_reply.nearest(
+                row.triple.output, 1, without=[row.key], apart_from=row.triple.output
+            )
+            self._kin[row.key] = next(
+                (
+                    (self._rows.get(e.key) or self._shown[e.key]).exchange
+                    for e in found
+                    if similarity(own, trigrams(e.reply)) >= KIN
+                ),
+                None,
+            )
+        kin = self._kin[row.key]
+        if kin is None:
+            return list(near)
+        others = [e for e in near if e.key != kin.key]
+        return [*others[-(self._exemplars - 1) :], kin] if self._exemplars > 1 else [kin]
 
     def _build(self, row: Row, near: Sequence[Exchange], known: frozenset[str]) -> Prompt:
         if row.triple.system is not None:

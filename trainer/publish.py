@@ -19,7 +19,7 @@ from trainer.preprocess import Row, fingerprint
 from trainer.run import Run
 
 
-def dataset_facts(rows: Sequence[Row], held: Sequence[Row]) -> dict[str, Any]:
+def dataset_facts(rows: Sequence[Row], shown: Sequence[Row], held: Sequence[Row]) -> dict[str, Any]:
     """What a lineage says of the rows: hash, counts by file, the collected turns that were used."""
     files: dict[str, int] = {}
     for row in rows:
@@ -32,6 +32,7 @@ def dataset_facts(rows: Sequence[Row], held: Sequence[Row]) -> dict[str, Any]:
         "with_history": sum(bool(row.triple.history) for row in rows),
         "files": files,
         "turns": turns,
+        "shown": {"hash": fingerprint(shown), "rows": len(shown)},
         "held_out": {"hash": fingerprint(held), "rows": len(held)},
     }
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from data.triples import read_dialogues
 from persona.card import read_persona_card
 from persona.child import Report
 from persona.config import PROFILES
@@ -21,7 +22,6 @@ from persona.service import InferenceService
 from persona.serving import Served, budget, load_engine
 from persona.weights import Weights
 from trainer.config import Settings
-from trainer.preprocess import read_rows
 
 _SEED = 7
 _AT_ONCE = 8
@@ -70,7 +70,9 @@ async def sheet(
     engine, tokenizer = await load_engine(served, settings.model, weights, report)
     persona, model = settings.persona, settings.model
     exchanges = {
-        row.key: row.exchange for row in read_rows(persona.dialogues) if not row.triple.history
+        name: Exchange(triple.message, triple.output, name)
+        for name, triple in read_dialogues(persona.dialogues)
+        if not triple.history
     }
     service = InferenceService(
         engine,

@@ -102,6 +102,42 @@ def test_row_never_sees_itself_or_what_says_the_same(builder: PromptBuilder) -> 
     assert [e.key for e in preprocessor._nearest(rows[0])] == ["rows:4"]
 
 
+def test_agreeing_exemplar_stands_last_and_never_says_the_same(builder: PromptBuilder) -> None:
+    raw: list[dict[str, object]] = [
+        {"instruction": "牙疼", "output": "牙疼起来不认人，先用盐水漱漱口，明早就看大夫去。"},
+        {"instruction": "腮帮子肿了", "output": "腮帮肿了，多半是牙的缘故，明早就看大夫去。"},
+        {"instruction": "腮帮子在学松鼠", "output": "松鼠两腮装的是果子，你装的是话罢。"},
+        {"instruction": "腮帮子酸", "output": "腮帮肿了，多半是牙的缘故，明早看大夫去。"},
+    ]
+    rows = rows_of(raw)
+    preprocessor = Preprocessor(builder, rows, 2)
+    assert [e.key for e in preprocessor._nearest(rows[1])] == ["rows:3"]
+    agreeing = preprocessor._with_kin(rows[1], preprocessor._nearest(rows[1]))
+    assert [e.key for e in agreeing] == ["rows:3", "rows:1"]
+    # The fourth row's reply is the second's: an exemplar that gives the answer away.
+    assert similarity(trigrams(rows[1].triple.output), trigrams(rows[3].triple.output)) >= SAME
+
+
+def test_row_that_no_reply_agrees_with_keeps_the_nearest(builder: PromptBuilder) -> None:
+    raw: list[dict[str, object]] = [
+        {"instruction": "下雨天做什么？", "output": "听雨，写字。"},
+        {"instruction": "下雨时念诗么？", "output": "自然要的。"},
+    ]
+    preprocessor = Preprocessor(builder, rows_of(raw), 2)
+    near = preprocessor._nearest(rows_of(raw)[0])
+    assert [e.key for e in near] == ["rows:2"]
+    assert preprocessor._with_kin(rows_of(raw)[0], near) == near
+
+
+@pytest.mark.parametrize("agreeing", [0.5, 1.0])
+def test_agreeing_epoch_learns_each_reply_once_too(
+    builder: PromptBuilder, rows: list[Row], agreeing: float
+) -> None:
+    epoch = Preprocessor(builder, rows, 3).epoch(seed=1, agreeing=agreeing)
+    learned = Counter(key for example in epoch for key in example.rows)
+    assert learned == Counter(row.key for row in rows)
+
+
 def test_rows_to_judge_by_are_never_exemplars_and_only_their_own_reply_counts(
     builder: PromptBuilder, rows: list[Row]
 ) -> None:
