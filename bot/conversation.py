@@ -232,6 +232,7 @@ class Conversations:
                 [_exchange(turn, incoming.is_group) for turn in past],
                 speaker=user_name if incoming.is_group else None,
                 turn=turn_id,
+                rejected=[retry_of.reply] if retry_of else [],
             )
             async with aclosing(aiter(reply)) as texts:
                 async for shown in texts:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 
 RICH = "rich"
+"""The folder of dialogues that are shown, and learned only where the settings say so."""
 
 
 class TriplesError(Exception):

@@ -148,13 +148,14 @@ class InferenceService:
         *,
         speaker: str | None = None,
         turn: int = 0,
+        rejected: Sequence[str] = (),
     ) -> Reply:
         """The reply to a message: iterate it for the text so far; then see `outcome`.
 
-        `turn` numbers the turn, which picks among authored replies. Iterating raises PromptTooLong
-        or EngineError.
+        `turn` numbers the turn, which picks among authored replies; `rejected` are replies to this
+        message that were not liked. Iterating raises PromptTooLong or EngineError.
         """
-        return Reply(self, text, history, speaker, turn)
+        return Reply(self, text, history, speaker, turn, rejected)
 
     def stats(self) -> ServiceStats:
         first = sorted(self._recent.first) or [0.0]
@@ -172,11 +173,8 @@ class InferenceService:
         await self._serving.engine.close()
         await asyncio.gather(*self._closings)
 
-    def _prompt(
-        self, builder: PromptBuilder, text: str, history: Sequence[Exchange], speaker: str | None
-    ) -> Prompt:
-        chosen = self._exemplars.nearest(text, self._exemplar_count)
-        return builder.build(text, history, chosen, speaker)
+    def _nearest(self, text: str, said: Sequence[str]) -> list[Exchange]:
+        return self._exemplars.nearest(text, self._exemplar_count, said=said)
 
     async def _generate(
         self, engine: Engine, prompt: Prompt, sampling: Sampling
@@ -216,6 +214,7 @@ class Reply:
         history: Sequence[Exchange],
         speaker: str | None,
         turn: int,
+        rejected: Sequence[str],
     ) -> None:
         self.outcome = Outcome()
         self._service = service
@@ -223,6 +222,8 @@ class Reply:
         self._history = history
         self._speaker = speaker
         self._turn = turn
+        # What she must not say again: here, and to this message.
+        self._said = [*(exchange.reply for exchange in history), *rejected]
 
     async def __aiter__(self) -> AsyncGenerator[str]:
         serving = self._service._take()
@@ -239,8 +240,11 @@ class Reply:
         outcome.version, outcome.engine = serving.version, serving.engine.stats().name
         alarm = guard.before(self._text)
         if alarm is None:
-            prompt = self._service._prompt(
-                serving.builder, self._text, self._history, self._speaker
+            prompt = serving.builder.build(
+                self._text,
+                self._history,
+                self._service._nearest(self._text, self._said),
+                self._speaker,
             )
             outcome.prompt_tokens = len(prompt.ids)
             outcome.exemplars, outcome.dropped = prompt.exemplars, prompt.dropped
@@ -308,7 +312,7 @@ class Reply:
 
     def _said_before(self, reply: str) -> bool:
         """Whether she says a stretch of one of her last replies again, word for word."""
-        said = [exchange.reply for exchange in self._history[-_REMEMBERED:]]
+        said = self._said[-_REMEMBERED:]
         stretches = (reply[i : i + _STRETCH] for i in range(len(reply) - _STRETCH + 1))
         return any(stretch in earlier for stretch in stretches for earlier in said)
 

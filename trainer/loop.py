@@ -62,8 +62,8 @@ class Dataset:
 def read_dataset(folder: Path, collected: Sequence[Row] = (), rich: bool = False) -> Dataset:
     """The authored rows of a folder, with the collected ones, and the frozen sets in eval/.
 
-    Those in rich/ are learned where `rich` says so, else only shown. Without eval/talk.jsonl a twentieth of the rows is held out for it. Raises TriplesError,
-    DatasetError.
+    Those in rich/ are learned where `rich` says so, else only shown. Without eval/talk.jsonl a
+    twentieth of the rows is held out for it. Raises TriplesError, DatasetError.
     """
     rows = [*read_rows(folder), *collected]
     shown = [

@@ -28,8 +28,11 @@ def sentences(kind: str, which: str) -> list[str]:
 def rows(without: tuple[str, ...] = ()) -> list[tuple[str, str]]:
     """Every authored message and reply, earlier turns among them, with the file's name."""
     found = []
-    for path in sorted((ROOT / "data" / "daiyu").glob("*.jsonl")):
-        for line in path.read_text("utf-8").splitlines() if path.stem not in without else ():
+    dialogues = ROOT / "data" / "daiyu"
+    for path in sorted([*dialogues.glob("*.jsonl"), *dialogues.glob("rich/*.jsonl")]):
+        for line in path.read_text("utf-8").split("\n") if path.stem not in without else ():
+            if not line.strip():
+                continue
             row = json.loads(line)
             message = "\n".join(filter(None, (row["instruction"], row["input"])))
             found.append((message, row["output"]))
@@ -38,8 +41,9 @@ def rows(without: tuple[str, ...] = ()) -> list[tuple[str, str]]:
 
 
 def talk() -> list[tuple[str, str]]:
-    """Authored rows without those about danger and grief."""
-    return rows(without=("risk", "comfort", "grief"))
+    """Authored rows without those about danger, whose replies speak of help."""
+    help_told = re.compile("12356|求助|急救|120|110|911|999|988|寻死|轻生|想不开|不想活")
+    return [row for row in rows(without=("risk",)) if not help_told.search(row[1])]
 
 
 def message_for(reply: str) -> str:
