@@ -1,10 +1,10 @@
 """`python -m benchmarks.telegram`: the whole bot under many chats, against a strict fake server.
 
-A process of its own runs `python -m bot` on the echo engine, so that what is measured is all but the
-model: python-telegram-bot, inbox, store, conversation, delivery. The server, in this process, keeps
-Telegram's limits (one message a second a chat, 30 a second overall). *Steady*: people write at a
-rate that the limits allow, one chat after the other; the latency is the bot's own. *Burst*: everybody
-writes everything at once; the limits set the pace, and nothing may be lost or said twice.
+A process of its own runs `python -m bot` on the echo engine, so that what is measured is all but
+the model: python-telegram-bot, inbox, store, conversation, delivery. The server, in this process,
+keeps Telegram's limits (one message a second a chat, 30 a second overall). *Steady*: people write
+at a rate that the limits allow, one chat after the other; the latency is the bot's own. *Burst*:
+everybody writes everything at once; the limits set the pace, and nothing may be lost or said twice.
 """
 
 from __future__ import annotations

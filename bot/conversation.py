@@ -18,7 +18,8 @@ from data.transactions import StoreUnavailable
 from persona.admission import Busy, Late
 from persona.engines.base import EngineError
 from persona.prompt import Exchange, PromptTooLong
-from persona.service import InferenceService, Outcome
+from persona.reply import Outcome
+from persona.service import InferenceService
 
 log = logging.getLogger(__name__)
 

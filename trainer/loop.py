@@ -25,6 +25,7 @@ from persona.engines.openvino_score import score
 from persona.exemplars import ExemplarIndex
 from persona.prompt import IGNORED, PromptBuilder
 from persona.registry import Registry
+from persona.sense import Sense
 from persona.serving import (
     Served,
     budget,
@@ -37,13 +38,14 @@ from persona.serving import (
 from persona.tokenizer import ChatTokenizer
 from persona.weights import EMBEDDED, Base, Weights, WeightsError
 from trainer.config import Settings
-from trainer.gate import EvalSets, Measured, Subject, Verdict, compare, measure, samples
+from trainer.gate import Measured, Verdict, compare, measure, samples
 from trainer.lint import read_rules
 from trainer.model import adapt, example_losses, load_merged, pack_tokens
 from trainer.packing import Example
 from trainer.preprocess import DatasetError, Preprocessor, Row, hold_out, read_rows
 from trainer.publish import dataset_facts
 from trainer.run import Run
+from trainer.speech import EvalSets, Subject
 from trainer.train import Evaluation, Step, Trainer, TrainingError
 
 Watch = Callable[[Step | Evaluation], None]
@@ -241,6 +243,9 @@ async def _measured(
             ),
             exemplar_count=settings.persona.exemplars,
             forbidden=read_rules(settings.persona.dialogues).forbidden,
+            sense=Sense(
+                reply for row in (*dataset.rows, *dataset.shown) for reply in row.triple.replies
+            ),
         )
         return await measure(subject, dataset.sets, report)
     finally:

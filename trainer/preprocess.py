@@ -21,7 +21,6 @@ from persona.exemplars import ExemplarIndex, similarity, trigrams
 from persona.prompt import IGNORED, Exchange, Prompt, PromptBuilder, PromptTooLong
 from trainer.packing import Example
 
-
 KIN = 0.08
 """Character 3-gram Jaccard from which on a reply leans on another."""
 
