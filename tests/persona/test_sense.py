@@ -52,9 +52,8 @@ def test_salad_is_less_likely_to_have_sense(sense: Sense, sensible: str, salad: 
 
 def test_echo_of_the_message_is_less_likely_to_have_sense(sense: Sense) -> None:
     message = "你早饭一般吃什么，我就吃两个包子"
-    assert sense.share("早饭不过半碗粥，紫鹃还嫌我吃得少。", message) > sense.share(
-        message, message
-    )
+    answer = "早饭不过半碗粥，紫鹃还嫌我吃得少。"
+    assert sense.share(answer, message) > sense.share(message, message)
 
 
 def test_nothing_to_compare_with_or_to_judge_is_zero(sense: Sense) -> None:
