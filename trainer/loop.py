@@ -36,7 +36,7 @@ from persona.serving import (
     to_serve,
 )
 from persona.tokenizer import ChatTokenizer
-from persona.weights import EMBEDDED, Base, Weights, WeightsError
+from persona.weights import EMBEDDED, Base, NoSource, Weights
 from trainer.config import Settings
 from trainer.gate import Measured, Verdict, compare, measure, samples
 from trainer.lint import read_rules
@@ -90,11 +90,15 @@ def read_dataset(folder: Path, collected: Sequence[Row] = (), rich: bool = False
 
 
 def training_base(settings: Settings, weights: Weights, say: Callable[[str], None]) -> Base:
-    """The base to train on: the embedded one where the hubs that hold it cannot be reached."""
+    """The base to train on: the embedded one where no hub can be reached.
+
+    Raises WeightsError, also where a hub answered and has no such model: a name that is mistyped
+    must not train another base for an hour.
+    """
     name = settings.training.base
     try:
         return weights.base(name)
-    except WeightsError as error:
+    except NoSource as error:
         if name == EMBEDDED or not _is_hub_name(name):
             raise
         say(f"{name} cannot be had ({error}); training on the embedded base instead")
