@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from persona import guard
@@ -94,6 +94,8 @@ class _Candidate:
     first_token: float | None = None
     seconds: float = 0.0
     sense: float = 0.0
+    read: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once the engine has read the prompt."""
 
 
 class Reply:
@@ -196,18 +198,22 @@ class Reply:
     async def _several(
         self, serving: Serving, prompt: Prompt, attempt: int, count: int
     ) -> list[_Candidate]:
-        """Candidates made together, each with how likely it has sense."""
+        """Candidates made together, each with how likely it has sense.
+
+        The others begin when the first has had the prompt read: the engine's prefix cache spares
+        them that, which costs more than the reply itself.
+        """
         outcome = self.outcome
         outcome.candidates += count
-        sampling = self._host.sampling
-        tasks = [
-            asyncio.ensure_future(
-                self._whole(serving.engine, prompt, sampling.again(attempt * count + number))
-            )
-            for number in range(count)
-        ]
+        found = [_Candidate() for _ in range(count)]
+        tasks = []
         try:
-            found = await asyncio.gather(*tasks)
+            for number, made in enumerate(found):
+                sampling = self._host.sampling.again(attempt * count + number)
+                whole = self._whole(serving.engine, prompt, sampling, made)
+                tasks.append(asyncio.ensure_future(whole))
+                await found[0].read.wait()
+            await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
@@ -219,13 +225,13 @@ class Reply:
                 candidate.sense = self._host.sense.share(candidate.text, self._text)
         return found
 
-    async def _whole(self, engine: Engine, prompt: Prompt, sampling: Sampling) -> _Candidate:
-        made = _Candidate()
+    async def _whole(
+        self, engine: Engine, prompt: Prompt, sampling: Sampling, made: _Candidate
+    ) -> None:
         async with aclosing(self._attempt(engine, prompt, sampling, made)) as texts:
             async for made.text in texts:
                 if made.alarm:
                     break
-        return made
 
     def _clock(self, made: _Candidate) -> None:
         if self.outcome.first_token is None and made.first_token is not None:
@@ -244,6 +250,7 @@ class Reply:
         stream = self._host.generate(engine, prompt, sampling)
         try:
             async for delta in stream:
+                made.read.set()
                 raw += delta.text
                 made.tokens += delta.tokens
                 made.seconds = time.monotonic() - begun
@@ -260,6 +267,7 @@ class Reply:
                     if made.alarm:
                         return
         finally:
+            made.read.set()  # or whoever waits for it would wait for ever
             await stream.aclose()
         text = whole_sentences(raw) if made.finish is Finish.LENGTH else raw.strip()
         made.alarm = self._alarm(raw) if text else Alarm.ASSISTANT
