@@ -82,7 +82,7 @@ class Verdict:
     reasons: list[str]
     losses: dict[str, Difference]
     checks: list[Check]
-    sense: tuple[float | None, float | None] = (None, None)
+    sense: Sequence[float | None] = (None, None)
     """The share of its own replies that readers would find good, candidate's and incumbent's."""
 
     def to_json(self) -> dict[str, Any]:
@@ -164,13 +164,14 @@ def compare(candidate: Measured, incumbent: Measured) -> Verdict:
             reasons.append(
                 f"{fault}: {ours:.0%} of its replies ({limit:.0%} may, before {theirs:.0%})"
             )
-    sense = mean_sense(candidate.spoken), mean_sense(incumbent.spoken)
-    if sense[0] is not None and sense[1] is not None and sense[0] < sense[1] - _DULLER:
+    sense = [mean_sense(measured.spoken) for measured in (candidate, incumbent)]
+    new, old = sense
+    if new is not None and old is not None and new < old - _DULLER:
         reasons.append(
-            "its own replies have less sense, by their wording: "
-            f"{sense[0]:.0%}, before {sense[1]:.0%}"
+            f"its own replies have less sense, by their wording: {new:.0%}, before {old:.0%}"
         )
-    return Verdict(candidate.name, incumbent.name, not reasons, reasons, losses, checks, sense)
+    passed = not reasons
+    return Verdict(candidate.name, incumbent.name, passed, reasons, losses, checks, sense)
 
 
 def samples(candidate: Measured, incumbent: Measured) -> str:
