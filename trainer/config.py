@@ -22,7 +22,8 @@ class Recipe:
 
     `exemplars` stand before each conversation, as they do when it is served; `bare` is the share of
     conversations that are learned without any, `agreeing` that of those whose nearest exemplar says
-    nearly what is to be learned. A step learns from `batch` conversations.
+    nearly what is to be learned. An epoch takes `conversations` of them, drawn anew; 0 is all. A
+    step learns from `batch`.
     """
 
     rank: int
@@ -34,6 +35,7 @@ class Recipe:
     exemplars: int = 3
     bare: float = 0.0
     agreeing: float = 0.0
+    conversations: int = 0
     warmup: float = 0.05
     weight_decay: float = 0.0
     clip: float = 1.0

@@ -136,7 +136,9 @@ def train(
     folder = weights.for_transformers(base)
     preprocessor = preprocessor_for(settings, folder, dataset.rows, recipe.exemplars, dataset.shown)
     epochs = [
-        preprocessor.epoch(training.seed * 1000 + number, recipe.bare, recipe.agreeing)
+        preprocessor.epoch(training.seed * 1000 + number, recipe.bare, recipe.agreeing)[
+            : recipe.conversations or None
+        ]
         for number in range(recipe.epochs)
     ]
     held = preprocessor.evaluation(dataset.sets.talk)
