@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from data.database import Database, open_database
 from data.inbox import Inbox
+from data.notes import Notes
 from data.people import People
 from data.schema import STATES, conversations, erasures, messages, ratings, turns
 from data.transactions import Transactions
@@ -60,7 +61,8 @@ def _now() -> datetime:
 class Store:
     """Everything that is remembered. Open it with `Store.open`, close it with `close`.
 
-    `people` holds their consents and erases them; `inbox` what a platform handed over.
+    `people` holds their consents and erases them; `inbox` what a platform handed over; `notes` what
+    one writes down for itself.
     """
 
     def __init__(self, database: Database) -> None:
@@ -68,6 +70,7 @@ class Store:
         self._transactions = Transactions(database.engine)
         self.people = People(self._transactions)
         self.inbox = Inbox(self._transactions)
+        self.notes = Notes(self._transactions)
 
     @classmethod
     async def open(cls, url: str, *, busy_timeout: float = 10.0, exclusive: bool = True) -> Store:
