@@ -20,7 +20,6 @@ from bot.conversation import Answer, Conversations
 from bot.delivery import deliver
 from bot.logs import keep_log
 from bot.platforms.base import Incoming, Platform, PlatformError, SendError, Unreachable
-from bot.platforms.discord import DiscordPlatform
 from bot.platforms.telegram import TelegramPlatform
 from bot.platforms.terminal import TerminalPlatform
 from bot.progress import StartProgress
@@ -335,6 +334,9 @@ def _platforms(settings: Settings, bot: Bot, card: Card) -> list[Platform]:
             )
         )
     if token := settings.discord_token:
+        # Only where it is wanted: the library takes half a second and 30 MB.
+        from bot.platforms.discord import DiscordPlatform
+
         platforms.append(
             DiscordPlatform(
                 settings.discord,
