@@ -158,7 +158,7 @@ def compare(candidate: Measured, incumbent: Measured) -> Verdict:
     checks = []
     for fault, limit in LIMITS.items():
         ours, theirs = (share(measured.spoken, fault) for measured in (candidate, incumbent))
-        passed = ours <= limit or ours <= theirs
+        passed = ours <= limit or ours < theirs
         checks.append(Check(fault, ours, theirs, limit, passed))
         if not passed:
             reasons.append(

@@ -332,7 +332,9 @@ def test_texts_have_the_same_keys_and_fields() -> None:
 
 def test_every_text_is_said_somewhere() -> None:
     source = "".join(p.read_text("utf-8") for p in (REPO / "bot").rglob("*.py"))
-    assert [key for key in _texts("zh") if not re.search(f"[\"']{key}[\"']", source)] == []
+    made = {f"{prefix}_" for prefix in re.findall(r'f"(\w+)_\{', source)}  # "choice_{name}"
+    unsaid = [key for key in _texts("zh") if not re.search(f"[\"']{key}[\"']", source)]
+    assert [key for key in unsaid if not any(key.startswith(one) for one in made)] == []
 
 
 @pytest.mark.parametrize("word", ["很好", "Good!", "👍👍", "❤️"])

@@ -329,7 +329,7 @@ def test_a_file_that_is_no_text_or_is_missing_is_named(tmp_path: Path) -> None:
     ("reply", "alarm"),
     [
         ("I do not remember, but I am afraid for you. Do you want to die?", Alarm.WEARY),
-        ("你不想活，便去死。", Alarm.WEARY),
+        ("你既不想活，你便去死。", Alarm.WEARY),
         ("你是不是想死，告诉我，再叫妹妹现在就来，打12356。", None),
         ("你这话笑得我想死。", None),
     ],
