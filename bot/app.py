@@ -18,15 +18,18 @@ from bot.commands import Commands
 from bot.config import Settings
 from bot.conversation import Answer, Conversations
 from bot.delivery import deliver
+from bot.learned import Learned
 from bot.logs import keep_log
 from bot.platforms.base import Incoming, Platform, SendError, Unreachable
 from bot.platforms.telegram import TelegramPlatform
 from bot.platforms.terminal import TerminalPlatform
 from bot.progress import StartProgress
 from bot.takeover import Takeover
+from data.screen import Screen, read_forbidden
 from data.store import Store
 from data.transactions import StoreUnavailable
 from data.triples import read_dialogues
+from persona import guard
 from persona.card import Card, read_persona_card
 from persona.checkpoint import CheckpointError
 from persona.child import Report
@@ -164,9 +167,34 @@ class Bot:
         self._takeover = takeover
         self._access = Access(store, {"telegram": settings.telegram})
         self._conversations = Conversations(store, service, settings.bot)
-        self._commands = Commands(
-            store, service, self._conversations, card, self._access, lambda: takeover.failure
+        self._registry = registry(settings)
+        self._learned = Learned(
+            store,
+            service,
+            Screen(guard, read_forbidden(settings.persona.dialogues)),
+            limit=settings.bot.learned,
+            agreement=settings.store.agreement,
+            discord=bool(settings.store.discord_permission.strip()),
         )
+        self._commands = Commands(
+            store,
+            service,
+            self._conversations,
+            card,
+            self._access,
+            self._learned,
+            self._learners,
+            lambda: takeover.failure,
+        )
+
+    async def _learners(self, turns: list[int]) -> list[str]:
+        """The versions that learned from any of these turns."""
+        try:
+            found = await asyncio.to_thread(self._registry.trained_on, turns)
+        except RegistryError as error:
+            log.error("the versions cannot be read: %s", error)
+            return []
+        return [version.name for version in found]
 
     async def handle(self, platform: Platform, incoming: Incoming) -> None:
         """Answers one message. Nothing that goes wrong with it reaches the platform."""
@@ -216,6 +244,7 @@ class Bot:
         """A chat has another id from now on."""
         try:
             await self._store.move_chat(platform, old, new)
+            await self._learned.refresh()  # what serves in a chat alone has to find it again
         except StoreUnavailable as error:
             log.error("chat %s could not be moved: %s", old, error)
 
@@ -225,7 +254,10 @@ class Bot:
 
     async def run(self, platforms: list[Platform]) -> None:
         """Runs until every platform has ended."""
-        beside = [asyncio.create_task(self._takeover.run()), asyncio.create_task(self._tidy())]
+        beside = [
+            asyncio.create_task(task)
+            for task in (self._takeover.run(), self._learned.run(), self._tidy())
+        ]
         try:
             async with asyncio.TaskGroup() as group:
                 for platform in platforms:

@@ -7,7 +7,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from bot.access import Access
 from bot.conversation import Answer, Conversations, clean
+from bot.corrections import list_of, usage
 from bot.feedback import RATING, consent_choices, rate
+from bot.learned import Learned
 from bot.platforms.base import Choice, Choices, Incoming, Said
 from bot.texts import LANGUAGES, say
 from data.store import Conversation, Store, Turn
@@ -41,13 +43,18 @@ class Commands:
         conversations: Conversations,
         card: Card,
         access: Access,
+        learned: Learned,
+        learners: Callable[[list[int]], Awaitable[list[str]]],
         trouble: Callable[[], str | None] = lambda: None,
     ) -> None:
+        """`learners` names the versions that learned from any of these turns."""
         self._store = store
         self._service = service
         self._conversations = conversations
         self._card = card
         self._access = access
+        self._learned = learned
+        self._learners = learners
         self._trouble = trouble
         self._commands: dict[str, _Command] = {
             "start": self._start,
@@ -82,7 +89,7 @@ class Commands:
             return
         try:
             conversation = await self._store.conversation(
-                incoming.platform, incoming.chat_id, incoming.thread_id
+                incoming.platform, incoming.chat_id, incoming.thread_id, incoming.is_group
             )
             said = await command(incoming, conversation, argument, lang)
             yield said if isinstance(said, Said) else Said(said, hers=False)
@@ -109,13 +116,16 @@ class Commands:
         if turn is None:
             return say(lang, "nothing_to_undo")
         await self._store.undo(turn, incoming.message_id)
+        await self._learned.refresh()
         return say(lang, "undone")
 
     async def _feedback(
         self, incoming: Incoming, conversation: Conversation, argument: str, lang: str
     ) -> Said:
+        if argument.casefold() in ("list", "列表"):
+            return Said(await list_of(self._learned, self._learners, incoming, lang), hers=False)
         turn = await self._rated(incoming, conversation)
-        return await rate(self._store, incoming, turn, argument, lang)
+        return await rate(self._store, self._learned, incoming, turn, argument, lang)
 
     async def _rated(self, incoming: Incoming, conversation: Conversation) -> Turn | None:
         """The turn that a rating is about: the message answered, else the last one."""
@@ -139,6 +149,7 @@ class Commands:
         answer = _ANSWERS.get(argument.casefold().strip(" 。.!！"))
         if answer is not None:
             await self._store.people.agree(*person, answer)
+            await self._learned.refresh()
             choices: Choices | None = None
             if incoming.in_place:  # the question goes, and what was there before it stays
                 rated = await self._of_message(incoming, incoming.reply_to)
@@ -164,9 +175,14 @@ class Commands:
             # In a group, whoever pressed it would erase what is theirs.
             sure = ((Choice(say(lang, "forget_yes"), "/forget yes"),),)
             return Said(told, hers=False, choices=None if incoming.is_group else sure)
+        corrected = await self._store.people.corrected(*person)
         erased = await self._store.people.erase(*person)
+        await self._learned.refresh()
+        told = say(lang, "forgotten", turns=len(erased))
+        if names := await self._learners([*erased, *corrected]):
+            told += say(lang, "forgotten_learners", versions=", ".join(names))
         choices = () if incoming.in_place else None
-        return Said(say(lang, "forgotten", turns=len(erased)), hers=False, choices=choices)
+        return Said(told, hers=False, choices=choices)
 
     async def _lang(self, _: Incoming, conversation: Conversation, argument: str, lang: str) -> str:
         argument = argument.casefold()
@@ -198,5 +214,6 @@ class Commands:
             done=counts["turns"],
             ratings=counts["ratings"],
         )
+        told += await usage(self._store, lang)
         trouble = self._trouble()
         return told + (say(lang, "status_trouble", trouble=trouble) if trouble else "")

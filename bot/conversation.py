@@ -69,7 +69,7 @@ class Conversations:
 
     async def _of(self, incoming: Incoming) -> Conversation:
         return await self._store.conversation(
-            incoming.platform, incoming.chat_id, incoming.thread_id
+            incoming.platform, incoming.chat_id, incoming.thread_id, incoming.is_group
         )
 
     def reply(self, incoming: Incoming) -> Answer:
@@ -232,6 +232,7 @@ class Conversations:
                 [_exchange(turn, incoming.is_group) for turn in past],
                 speaker=user_name if incoming.is_group else None,
                 turn=turn_id,
+                place=(incoming.platform, incoming.chat_id),
             )
             async with aclosing(aiter(reply)) as texts:
                 async for shown in texts:

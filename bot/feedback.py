@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bot.learned import Learned
 from bot.platforms.base import Choice, Choices, Incoming, Said
 from bot.texts import say
 from data.store import Store, Turn
@@ -32,9 +33,12 @@ def consent_choices(lang: str) -> Choices:
 
 
 async def rate(
-    store: Store, incoming: Incoming, turn: Turn | None, verdict: str, lang: str
+    store: Store, learned: Learned, incoming: Incoming, turn: Turn | None, verdict: str, lang: str
 ) -> Said:
-    """Stores `good`, `bad`, a better wording or its taking back; what to tell the person."""
+    """Stores `good`, `bad`, a better wording or its taking back; what to tell the person.
+
+    Raises StoreUnavailable.
+    """
     if turn is None or turn.state != "done":
         if incoming.in_place == "reaction":  # to something else that stands there
             return Said("", hers=False)
@@ -49,11 +53,18 @@ async def rate(
         # Taking a reaction back says nothing about words that were written.
         if earlier and not (incoming.in_place and earlier.correction):
             await store.unrate(turn.id, incoming.platform, incoming.user_id)
+            await learned.refresh()
         return _told(lang, "rating_cancelled")
     vote, correction, key = _read(verdict)
     if correction is not None and (len(correction) > MAX_CORRECTION or guard.after(correction)):
         return _told(lang, "correction_refused", limit=MAX_CORRECTION)
     await store.rate(turn.id, incoming.platform, incoming.user_id, vote, correction)
+    if correction is not None and (reason := learned.reason(turn.text, correction)):
+        person = (incoming.platform, incoming.user_id)
+        await store.learning.hold(turn.id, person, correction, reason)
+        key = "correction_waits"
+    if correction is not None or (earlier and earlier.correction is not None):
+        await learned.refresh()
     told = say(lang, key)
     if earlier and (earlier.vote, earlier.correction) != (vote, correction):
         told += say(lang, "rating_replaced")

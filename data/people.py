@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import delete, func, insert, literal, or_, select, update
 
-from data.schema import consents, conversations, erasures, inbox, ratings, turns
+from data.schema import consents, conversations, erasures, inbox, quarantine, ratings, turns
 from data.transactions import Transactions
 
 
@@ -73,7 +73,7 @@ class People:
                     insert(erasures).from_select(["turn_id", "erased_at"], chosen)
                 )
             key = dict(platform=platform, user_id=user_id)
-            for table in (ratings, consents, inbox):
+            for table in (ratings, quarantine, consents, inbox):
                 await connection.execute(delete(table).filter_by(**key))
             # Votes of others, message ids and further answers go with the turns.
             answers = select(erasures.c.turn_id).scalar_subquery()
@@ -81,6 +81,16 @@ class People:
                 delete(turns).where(or_(turns.c.id.in_(answers), turns.c.first_turn.in_(answers)))
             )
         return ids
+
+    async def corrected(self, platform: str, user_id: str) -> list[int]:
+        """The turns that they gave a better wording for."""
+        query = (
+            select(ratings.c.turn_id)
+            .filter_by(platform=platform, user_id=user_id)
+            .where(ratings.c.correction.is_not(None))
+        )
+        async with self._transactions.read() as connection:
+            return sorted((await connection.scalars(query)).all())
 
     async def erased(self) -> set[int]:
         """The ids of all turns that were erased: whatever was made of them is to leave them out."""

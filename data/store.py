@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from data.database import Database, open_database
 from data.inbox import Inbox
+from data.learning import Learning
 from data.people import People
-from data.schema import STATES, conversations, erasures, messages, ratings, turns
+from data.schema import STATES, conversations, erasures, messages, quarantine, ratings, turns
 from data.transactions import Transactions
 
 
@@ -60,7 +61,8 @@ def _now() -> datetime:
 class Store:
     """Everything that is remembered. Open it with `Store.open`, close it with `close`.
 
-    `people` holds their consents and erases them; `inbox` what a platform handed over.
+    `people` holds their consents and erases them; `inbox` what a platform handed over; `learning`
+    what may be learned, and what was judged of it.
     """
 
     def __init__(self, database: Database) -> None:
@@ -68,6 +70,7 @@ class Store:
         self._transactions = Transactions(database.engine)
         self.people = People(self._transactions)
         self.inbox = Inbox(self._transactions)
+        self.learning = Learning(self._transactions)
 
     @classmethod
     async def open(cls, url: str, *, busy_timeout: float = 10.0, exclusive: bool = True) -> Store:
@@ -84,17 +87,28 @@ class Store:
     async def close(self) -> None:
         await self._database.close()
 
-    async def conversation(self, platform: str, chat_id: str, thread_id: str = "") -> Conversation:
-        """The conversation of a chat or thread, made at its first message."""
+    async def conversation(
+        self, platform: str, chat_id: str, thread_id: str = "", is_group: bool | None = None
+    ) -> Conversation:
+        """The conversation of a chat or thread, made at its first message.
+
+        `is_group` is whether others read along; None where that is not known.
+        """
         key = dict(platform=platform, chat_id=chat_id, thread_id=thread_id)
         query = select(conversations).filter_by(**key)
         async with self._transactions.read() as connection:
             row = (await connection.execute(query)).first()
-        if row is None:
+        if row is None or (row.is_group is None and is_group is not None):
             async with self._transactions.write() as connection:
                 row = (await connection.execute(query)).first()  # another task may have made it
-                if row is None:
-                    made = insert(conversations).values(**key, created_at=_now())
+                if row is not None:
+                    await connection.execute(
+                        update(conversations)
+                        .where(conversations.c.id == row.id, conversations.c.is_group.is_(None))
+                        .values(is_group=is_group)
+                    )
+                else:
+                    made = insert(conversations).values(**key, is_group=is_group, created_at=_now())
                     await connection.execute(made)
                     row = (await connection.execute(query)).one()
         return Conversation(row.id, row.lang, row.reset_turn)
@@ -374,6 +388,12 @@ class Store:
         """A person's one judgement of a turn; a second one replaces the first."""
         key = dict(turn_id=turn_id, platform=platform, user_id=user_id)
         async with self._transactions.write() as connection:
+            # What was judged of the words before is not judged of these.
+            await connection.execute(
+                delete(quarantine)
+                .filter_by(**key)
+                .where(quarantine.c.wording != ("" if correction is None else correction))
+            )
             changed = await connection.execute(
                 update(ratings)
                 .filter_by(**key)
@@ -388,7 +408,8 @@ class Store:
         """Takes a person's judgement of a turn back."""
         key = dict(turn_id=turn_id, platform=platform, user_id=user_id)
         async with self._transactions.write() as connection:
-            await connection.execute(delete(ratings).filter_by(**key))
+            for table in (ratings, quarantine):
+                await connection.execute(delete(table).filter_by(**key))
 
     async def rating(self, turn_id: int, platform: str, user_id: str) -> Rating | None:
         query = select(ratings).filter_by(turn_id=turn_id, platform=platform, user_id=user_id)

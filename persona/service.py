@@ -103,7 +103,8 @@ class InferenceService:
         self.sampling = sampling
         self._serving = _Serving(engine, builder, version)
         self._closings: set[asyncio.Task[None]] = set()
-        self._exemplars = exemplars
+        self.exemplars = exemplars
+        """What is chosen from; another one may take its place at any time."""
         self._authored = authored
         self._exemplar_count = exemplar_count
         self._slots = asyncio.Semaphore(max_chats)
@@ -148,13 +149,15 @@ class InferenceService:
         *,
         speaker: str | None = None,
         turn: int = 0,
+        place: Hashable = None,
     ) -> Reply:
         """The reply to a message: iterate it for the text so far; then see `outcome`.
 
-        `turn` numbers the turn, which picks among authored replies. Iterating raises PromptTooLong
-        or EngineError.
+        `turn` numbers the turn, which picks among authored replies. `place` is the chat: what was
+        learned in it and is not yet for everyone is an exemplar there. Iterating raises
+        PromptTooLong or EngineError.
         """
-        return Reply(self, text, history, speaker, turn)
+        return Reply(self, text, history, speaker, turn, place)
 
     def stats(self) -> ServiceStats:
         first = sorted(self._recent.first) or [0.0]
@@ -173,9 +176,14 @@ class InferenceService:
         await asyncio.gather(*self._closings)
 
     def _prompt(
-        self, builder: PromptBuilder, text: str, history: Sequence[Exchange], speaker: str | None
+        self,
+        builder: PromptBuilder,
+        text: str,
+        history: Sequence[Exchange],
+        speaker: str | None,
+        place: Hashable,
     ) -> Prompt:
-        chosen = self._exemplars.nearest(text, self._exemplar_count)
+        chosen = self.exemplars.nearest(text, self._exemplar_count, place=place)
         return builder.build(text, history, chosen, speaker)
 
     async def _generate(
@@ -216,6 +224,7 @@ class Reply:
         history: Sequence[Exchange],
         speaker: str | None,
         turn: int,
+        place: Hashable,
     ) -> None:
         self.outcome = Outcome()
         self._service = service
@@ -223,6 +232,7 @@ class Reply:
         self._history = history
         self._speaker = speaker
         self._turn = turn
+        self._place = place
 
     async def __aiter__(self) -> AsyncGenerator[str]:
         serving = self._service._take()
@@ -240,7 +250,7 @@ class Reply:
         alarm = guard.before(self._text)
         if alarm is None:
             prompt = self._service._prompt(
-                serving.builder, self._text, self._history, self._speaker
+                serving.builder, self._text, self._history, self._speaker, self._place
             )
             outcome.prompt_tokens = len(prompt.ids)
             outcome.exemplars, outcome.dropped = prompt.exemplars, prompt.dropped
