@@ -39,8 +39,17 @@ from persona.exemplars import ExemplarIndex
 from persona.guard import AuthoredReplies
 from persona.prompt import Exchange, PromptBuilder
 from persona.registry import Registry, RegistryError
+from persona.sense import Sense
 from persona.service import InferenceService
-from persona.serving import Served, ServingError, budget, load_engine, shipped, to_serve
+from persona.serving import (
+    Served,
+    ServingError,
+    budget,
+    engine_name,
+    load_engine,
+    shipped,
+    to_serve,
+)
 from persona.tokenizer import ChatTokenizer
 from persona.weights import Weights, WeightsError
 
@@ -58,21 +67,20 @@ class Character:
     card: Card
     authored: AuthoredReplies
     exchanges: list[Exchange]
+    sense: Sense
 
 
 def load_character(settings: Settings) -> Character:
     """Reads card, authored replies and dialogues. Raises CardError, GuardError, TriplesError."""
     folder = settings.persona.folder
+    rows = list(read_dialogues(settings.persona.dialogues))
     # A reply that leans on what was said before would stand there without it.
-    exchanges = [
-        Exchange(triple.message, triple.output, name)
-        for name, triple in read_dialogues(settings.persona.dialogues)
-        if not triple.history
-    ]
+    exchanges = [Exchange(row.message, row.output, name) for name, row in rows if not row.history]
     return Character(
         card=read_persona_card(folder),
         authored=AuthoredReplies(folder / "guard.toml", settings.persona.help_lines),
         exchanges=exchanges,
+        sense=Sense(reply for _, row in rows for reply in row.replies),
     )
 
 
@@ -135,6 +143,9 @@ def make_service(settings: Settings, character: Character, loaded: Loaded) -> In
         character.authored,
         PROFILES[model.sampling],
         exemplar_count=persona.exemplars,
+        sense=character.sense,
+        # What echoes has nothing to choose from.
+        candidates=1 if engine_name(model) == "echo" else model.candidates,
         max_chats=model.max_chats,
         queue=model.queue,
         deadline=model.deadline,

@@ -18,7 +18,8 @@ from data.transactions import StoreUnavailable
 from persona.admission import Busy, Late
 from persona.engines.base import EngineError
 from persona.prompt import Exchange, PromptTooLong
-from persona.service import InferenceService, Outcome
+from persona.reply import Outcome
+from persona.service import InferenceService
 
 log = logging.getLogger(__name__)
 
@@ -233,6 +234,7 @@ class Conversations:
                 speaker=user_name if incoming.is_group else None,
                 turn=turn_id,
                 place=(incoming.platform, incoming.chat_id),
+                rejected=[retry_of.reply] if retry_of else [],
             )
             async with aclosing(aiter(reply)) as texts:
                 async for shown in texts:

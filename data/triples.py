@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 RICH = "rich"
+"""The folder of dialogues that are shown, and learned only where the settings say so."""
 
 
 class TriplesError(Exception):
@@ -35,6 +36,11 @@ class Triple(BaseModel):
     def message(self) -> str:
         """What the person said: instruction and, on a further line, input where there is one."""
         return f"{self.instruction}\n{self.input}" if self.input else self.instruction
+
+    @property
+    def replies(self) -> list[str]:
+        """All that was answered, the last reply last."""
+        return [*(reply for _, reply in self.history), self.output]
 
 
 def read_triples(path: Path) -> Iterator[tuple[int, Triple]]:

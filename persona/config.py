@@ -36,6 +36,9 @@ class ModelSettings(BaseModel):
     """The transformers engine's device."""
     sampling: Literal["daiyu", "seed"] = "daiyu"
     """The named sampling profile."""
+    candidates: int = Field(default=4, ge=1, le=16)
+    """Replies made at once for a message, of which the one likeliest to have sense is spoken; 1
+    shows the only one as it grows. Fewer are made where many people wait."""
     context: int = Field(default=1024, ge=256, le=32768)
     """Tokens of prompt at the most; the reply comes on top."""
     cache_tokens: int = Field(default=12288, ge=1024)

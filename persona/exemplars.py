@@ -99,14 +99,16 @@ class ExemplarIndex:
         text: str,
         k: int,
         *,
+        said: Collection[str] = (),
         without: Collection[str] = (),
         apart_from: str | None = None,
         place: Hashable = None,
     ) -> list[Exchange]:
         """The `k` nearest exchanges, nearest last, no two of which say the same.
 
-        `without` are keys never to return. `apart_from` is a reply: with training rows, whatever
-        says the same as the row itself is left out, message or reply. `place` is where it is asked.
+        `said` are replies of this conversation, which no exemplar may say again. `without` are
+        keys never to return. `apart_from` is a reply: with training rows, whatever says the same
+        as the row itself is left out, message or reply. `place` is where it is asked.
         """
         terms = _terms(text)
         if k <= 0 or not terms:
@@ -114,6 +116,7 @@ class ExemplarIndex:
         scores = self._scores(terms, place)
         own_text = trigrams(text)
         own_reply = None if apart_from is None else trigrams(apart_from)
+        spent = [trigrams(reply) for reply in said]
         chosen: list[int] = []
         for i in np.argsort(-scores, kind="stable"):
             if len(chosen) == k or scores[i] <= 0:
@@ -124,6 +127,8 @@ class ExemplarIndex:
                 similarity(self._texts[i], own_text) >= SAME
                 or similarity(self._replies[i], own_reply) >= SAME
             ):
+                continue
+            if any(similarity(self._replies[i], reply) >= SAME for reply in spent):
                 continue
             if all(self._differ(int(i), j) for j in chosen):
                 chosen.append(int(i))

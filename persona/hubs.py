@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from persona.child import ChildError, Report, in_child
-from persona.network import Growth, Probe, SourceError
+from persona.network import Growth, NotAsked, Probe, SourceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Hub:
         *arguments: object,
     ) -> list[HubFile]:
         if not self._probe.answered(self._stopped):
-            raise SourceError(f"{self._probe} cannot be reached")
+            raise NotAsked(f"{self._probe} cannot be reached")
         try:
             return in_child(
                 lambda *_: None,

@@ -5,6 +5,9 @@ characters and pairs of them, learned from authored messages, and hears some of 
 weights lie in `likeness.json` and can be read. Measured in docs/log.md.
 
     python -m persona.likeness    learns them anew from data/daiyu and tests/persona/guard
+
+Sad messages whose authored reply speaks of no help line are learned as everyday ones: grief is not
+weariness of life.
 """
 
 from __future__ import annotations
@@ -23,10 +26,14 @@ import numpy as np
 _FILE = Path(__file__).with_name("likeness.json")
 _CJK = re.compile(r"[一-鿿]")
 _SAID_AT_ONCE = 200
-_SELDOM = 0.004
+_SELDOM = 0.005
 """Share of everyday messages held out of learning that may resemble; it sets the threshold."""
-_SADNESS = ("risk", "comfort", "grief")
-"""Dialogues whose messages are at times at risk and at times not: learned neither way."""
+_AT_RISK = re.compile("12356|求助|寻死|轻生|想不开|不想活|988")
+"""What the authored reply to a person at risk speaks of: the dialogues label themselves."""
+_URGENT = re.compile("急救|120|110|求救|911|999")
+"""What a reply speaks of where life is in danger otherwise: learned neither way."""
+_UNSURE = "risk"
+"""The theme all of whose messages are at least near to it."""
 
 
 def _pieces(bare: str) -> set[str]:
@@ -90,18 +97,26 @@ def _learn_all() -> None:
     sentences = root / "tests" / "persona" / "guard"
     risk = tomllib.loads((sentences / "risk.toml").read_text("utf-8"))
     courtship = tomllib.loads((sentences / "sexual.toml").read_text("utf-8"))["must_not"]
-    talk = set()
-    for path in sorted((root / "data" / "daiyu").glob("*.jsonl")):
-        for line in path.read_text("utf-8").splitlines() if path.stem not in _SADNESS else ():
+    talk: set[str] = set()
+    told: set[str] = set()
+    dialogues = root / "data" / "daiyu"
+    for path in sorted([*dialogues.glob("*.jsonl"), *dialogues.glob("rich/*.jsonl")]):
+        for line in path.read_text("utf-8").split("\n"):
+            if not line.strip():
+                continue
             row = json.loads(line)
-            talk.add("\n".join(filter(None, (row["instruction"], row["input"]))))
-            talk |= {said for said, _ in row.get("history") or []}
+            message = "\n".join(filter(None, (row["instruction"], row["input"])))
+            for said, reply in [*(row.get("history") or []), (message, row["output"])]:
+                if _AT_RISK.search(reply):
+                    told.add(said)
+                elif path.stem != _UNSURE and not _URGENT.search(reply):
+                    talk.add(said)
 
     def cut(messages: Iterable[str]) -> list[set[str]]:
         return [_pieces(bare) for bare in map(fold, messages) if _CJK.search(bare)]
 
     risky, alike = (
-        cut(risk["must"] + risk["weary"] + risk["learn"]),
+        cut(risk["must"] + risk["weary"] + risk["learn"] + sorted(told)),
         cut(risk["must_not"] + courtship),
     )
     everyday = cut(sorted(talk))

@@ -22,7 +22,14 @@ STALL_SECONDS = 60.0
 
 
 class SourceError(Exception):
-    """This source does not have it, or cannot be reached; another one may."""
+    """This source does not have it, or cannot be reached; another one may.
+
+    ├─ NotAsked
+    """
+
+
+class NotAsked(SourceError):
+    """It could not be asked: it gave no answer, or keeps no models of that kind."""
 
 
 class Probe:

@@ -1,7 +1,7 @@
 """The inference service: from a message and its context to a guarded, streamed reply.
 
-It admits turns, one at a time per conversation and so many in all, chooses exemplars, builds the
-prompt, runs the engine, and lets nothing out that the guard refuses.
+It admits turns, one at a time per conversation and so many in all, chooses exemplars, and has an
+engine that can be swapped; how one reply is made stands in `reply.py`.
 """
 
 from __future__ import annotations
@@ -9,47 +9,18 @@ from __future__ import annotations
 import asyncio
 import math
 import statistics
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, Hashable, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
-from persona import guard
 from persona.admission import Admission
-from persona.engines.base import Delta, Engine, EngineStats, Finish, Sampling
+from persona.engines.base import Delta, Engine, EngineStats, Sampling
 from persona.exemplars import ExemplarIndex
-from persona.guard import Alarm, AuthoredReplies
+from persona.guard import AuthoredReplies
 from persona.prompt import Exchange, Prompt, PromptBuilder
-
-_ENDINGS = "。！？!?…～~”」』）)."
-_CLAUSE_ENDINGS = _ENDINGS + "，,；;：:、\n"
-_ATTEMPTS = 2
-_REMEMBERED = 5
-_STRETCH = 10
-"""Characters of an earlier reply, said again, that make a reply be generated anew."""
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What is known of a reply; complete once its iterator has ended.
-
-    Times are in seconds. `guarded` names the alarm for which an authored reply was spoken,
-    `version` the adapter that was asked.
-    """
-
-    text: str = ""
-    prompt_tokens: int = 0
-    reply_tokens: int = 0
-    first_token: float | None = None
-    engine_seconds: float = 0.0
-    exemplars: tuple[str, ...] = ()
-    dropped: int = 0
-    attempts: int = 0
-    guarded: Alarm | None = None
-    finish: Finish | None = None
-    version: str = ""
-    engine: str = ""
+from persona.reply import Outcome, Reply, Serving
+from persona.sense import Sense
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +43,6 @@ class _Recent:
     turns: int = 0
 
 
-@dataclass(slots=True)
-class _Serving:
-    """An engine with a version's weights in it, and how many replies it is busy with."""
-
-    engine: Engine
-    builder: PromptBuilder
-    version: str
-    replies: int = 0
-    retired: bool = False
-
-
 class InferenceService:
     """Answers messages in the persona's voice. Make it, use it inside one event loop, close it."""
 
@@ -95,18 +55,23 @@ class InferenceService:
         sampling: Sampling,
         *,
         exemplar_count: int = 3,
+        sense: Sense | None = None,
+        candidates: int = 1,
         max_chats: int = 32,
         queue: int = 64,
         deadline: float = 120.0,
         version: str = "",
     ) -> None:
         self.sampling = sampling
-        self._serving = _Serving(engine, builder, version)
+        self._serving = Serving(engine, builder, version)
         self._closings: set[asyncio.Task[None]] = set()
         self.exemplars = exemplars
         """What is chosen from; another one may take its place at any time."""
-        self._authored = authored
+        self.authored = authored
         self._exemplar_count = exemplar_count
+        self.sense = sense
+        self._candidates = candidates
+        self._together = max_chats // 2
         self._slots = asyncio.Semaphore(max_chats)
         self._admission = Admission(queue, deadline)
         self._running = 0
@@ -119,19 +84,19 @@ class InferenceService:
 
     def swap(self, engine: Engine, builder: PromptBuilder, version: str) -> None:
         """Has new turns answered by another engine; the old one ends with its last reply."""
-        old, self._serving = self._serving, _Serving(engine, builder, version)
+        old, self._serving = self._serving, Serving(engine, builder, version)
         old.retired = True
         self._release(old)
 
-    def _take(self) -> _Serving:
+    def take(self) -> Serving:
         self._serving.replies += 1
         return self._serving
 
-    def _leave(self, serving: _Serving) -> None:
+    def leave(self, serving: Serving) -> None:
         serving.replies -= 1
         self._release(serving)
 
-    def _release(self, serving: _Serving) -> None:
+    def _release(self, serving: Serving) -> None:
         """Closes a retired engine that no reply needs any more, beside what goes on."""
         if serving.retired and not serving.replies:
             closing = asyncio.get_running_loop().create_task(serving.engine.close())
@@ -149,21 +114,24 @@ class InferenceService:
         *,
         speaker: str | None = None,
         turn: int = 0,
+        rejected: Sequence[str] = (),
         place: Hashable = None,
     ) -> Reply:
         """The reply to a message: iterate it for the text so far; then see `outcome`.
 
-        `turn` numbers the turn, which picks among authored replies. `place` is the chat: what was
-        learned in it and is not yet for everyone is an exemplar there. Iterating raises
-        PromptTooLong or EngineError.
+        `turn` numbers the turn, which picks among authored replies; `rejected` are replies to this
+        message that were not liked. `place` is the chat: what was learned in it and is not yet for
+        everyone is an exemplar there. Iterating raises PromptTooLong or EngineError.
         """
-        return Reply(self, text, history, speaker, turn, place)
+        return Reply(self, text, history, speaker, turn, rejected, place)
 
     def stats(self) -> ServiceStats:
         first = sorted(self._recent.first) or [0.0]
+        # A turn may have several replies made for it at once.
+        running = min(self._running, self._admission.admitted)
         return ServiceStats(
-            waiting=self._admission.admitted - self._running,
-            running=self._running,
+            waiting=self._admission.admitted - running,
+            running=running,
             turns=self._recent.turns,
             first_token_p50=statistics.median(first),
             first_token_p95=first[math.ceil(0.95 * len(first)) - 1],
@@ -175,18 +143,14 @@ class InferenceService:
         await self._serving.engine.close()
         await asyncio.gather(*self._closings)
 
-    def _prompt(
-        self,
-        builder: PromptBuilder,
-        text: str,
-        history: Sequence[Exchange],
-        speaker: str | None,
-        place: Hashable,
-    ) -> Prompt:
-        chosen = self.exemplars.nearest(text, self._exemplar_count, place=place)
-        return builder.build(text, history, chosen, speaker)
+    def candidates(self, serving: Serving) -> int:
+        """How many replies to make at once for a message: fewer where many people wait for one."""
+        return max(1, min(self._candidates, self._together // max(1, serving.replies)))
 
-    async def _generate(
+    def nearest(self, text: str, said: Sequence[str], place: Hashable) -> list[Exchange]:
+        return self.exemplars.nearest(text, self._exemplar_count, said=said, place=place)
+
+    async def generate(
         self, engine: Engine, prompt: Prompt, sampling: Sampling
     ) -> AsyncGenerator[Delta]:
         async with self._slots:
@@ -200,7 +164,7 @@ class InferenceService:
                 # Closing it now, not when it is collected, is what frees the engine's slot.
                 await stream.aclose()
 
-    def _note(self, outcome: Outcome, seconds: float) -> None:
+    def note(self, outcome: Outcome, seconds: float) -> None:
         recent = self._recent
         recent.turns += 1
         self._admission.note(seconds)
@@ -209,132 +173,3 @@ class InferenceService:
             decoding = outcome.engine_seconds - outcome.first_token
             if outcome.reply_tokens > 1 and decoding > 0:
                 recent.rate.append((outcome.reply_tokens - 1) / decoding)
-
-
-class Reply:
-    """One reply on its way. Iterating yields the whole text so far, each time it has grown.
-
-    A later text need not begin with an earlier one: what the guard refuses is replaced.
-    """
-
-    def __init__(
-        self,
-        service: InferenceService,
-        text: str,
-        history: Sequence[Exchange],
-        speaker: str | None,
-        turn: int,
-        place: Hashable,
-    ) -> None:
-        self.outcome = Outcome()
-        self._service = service
-        self._text = text
-        self._history = history
-        self._speaker = speaker
-        self._turn = turn
-        self._place = place
-
-    async def __aiter__(self) -> AsyncGenerator[str]:
-        serving = self._service._take()
-        try:
-            async with aclosing(self._texts(serving)) as texts:
-                async for text in texts:
-                    yield text
-        finally:
-            self._service._leave(serving)
-
-    async def _texts(self, serving: _Serving) -> AsyncGenerator[str]:
-        started = time.monotonic()
-        outcome = self.outcome
-        outcome.version, outcome.engine = serving.version, serving.engine.stats().name
-        alarm = guard.before(self._text)
-        if alarm is None:
-            prompt = self._service._prompt(
-                serving.builder, self._text, self._history, self._speaker, self._place
-            )
-            outcome.prompt_tokens = len(prompt.ids)
-            outcome.exemplars, outcome.dropped = prompt.exemplars, prompt.dropped
-            for attempt in range(_ATTEMPTS):
-                alarm = None
-                outcome.attempts = attempt + 1
-                # Closed at once where it is left early: that frees the engine's slot.
-                async with aclosing(self._attempt(serving.engine, prompt, attempt)) as texts:
-                    async for text, alarm in texts:
-                        if alarm:
-                            break
-                        if text != outcome.text:
-                            outcome.text = text
-                            yield text
-                if alarm is None:
-                    break
-        if alarm is not None:
-            outcome.guarded = alarm
-            outcome.text = self._service._authored.reply(alarm, self._text, self._turn)
-            yield outcome.text
-        self._service._note(outcome, time.monotonic() - started)
-
-    async def _attempt(
-        self, engine: Engine, prompt: Prompt, attempt: int
-    ) -> AsyncGenerator[tuple[str, Alarm | None]]:
-        """Texts so far that the guard let pass; an alarm ends it.
-
-        Only whole clauses are shown, so that a clause which breaks the role is never seen.
-        """
-        outcome = self.outcome
-        raw, checked = "", 0
-        begun = time.monotonic()
-        before = outcome.engine_seconds
-        sampling = self._service.sampling.again(attempt)
-        stream = self._service._generate(engine, prompt, sampling)
-        outcome.reply_tokens = 0
-        try:
-            async for delta in stream:
-                raw += delta.text
-                outcome.reply_tokens += delta.tokens
-                outcome.engine_seconds = before + time.monotonic() - begun
-                if outcome.first_token is None and delta.tokens:
-                    outcome.first_token = outcome.engine_seconds
-                if delta.finish:
-                    outcome.finish = delta.finish
-                    break
-                clause = _last_clause(raw)
-                if clause > checked:
-                    checked = clause
-                    alarm = self._alarm(raw)
-                    yield raw[:clause].strip(), alarm
-                    if alarm:
-                        return
-        finally:
-            await stream.aclose()
-        text = whole_sentences(raw) if outcome.finish is Finish.LENGTH else raw.strip()
-        yield text, self._alarm(raw) if text else Alarm.ASSISTANT
-
-    def _alarm(self, reply: str) -> Alarm | None:
-        alarm = guard.after(reply, self._text)
-        # Once: a second reply that still repeats herself is better than a stock sentence.
-        if alarm is None and self.outcome.attempts < _ATTEMPTS and self._said_before(reply):
-            return Alarm.REPEATS
-        return alarm
-
-    def _said_before(self, reply: str) -> bool:
-        """Whether she says a stretch of one of her last replies again, word for word."""
-        said = [exchange.reply for exchange in self._history[-_REMEMBERED:]]
-        stretches = (reply[i : i + _STRETCH] for i in range(len(reply) - _STRETCH + 1))
-        return any(stretch in earlier for stretch in stretches for earlier in said)
-
-
-def whole_sentences(text: str) -> str:
-    """The text up to its last sentence's end, for a reply that met the token limit.
-
-    Where not even one sentence ended, it is closed with an ellipsis.
-    """
-    text = text.strip()
-    end = max((text.rfind(mark) for mark in _ENDINGS), default=-1)
-    if end >= 0:
-        return text[: end + 1]
-    return text.rstrip("，,；;：:、") + "……" if text else ""
-
-
-def _last_clause(text: str) -> int:
-    """Where the last finished clause ends."""
-    return max(text.rfind(mark) for mark in _CLAUSE_ENDINGS) + 1

@@ -28,7 +28,7 @@ from persona.gguf import Adapter
 from persona.prompt import Budget
 from persona.registry import ADAPTER_FILE, LINEAGE_FILE, Registry, read_version
 from persona.tokenizer import ChatTokenizer
-from persona.weights import Base, Weights
+from persona.weights import EMBEDDED, Base, Weights
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -54,13 +54,18 @@ class Served:
 
 
 def shipped(model: ModelSettings, persona: PersonaSettings) -> Served:
-    """The adapter that ships with the persona, else the bare base. Raises RegistryError."""
+    """The adapter that ships with the persona, else the bare base. Raises RegistryError.
+
+    Somebody whose settings name another base than the adapter's wants that one, bare.
+    """
     folder = persona.folder / "adapter"
     if not (folder / ADAPTER_FILE).is_file():
         return Served(UNTRAINED, model.base)
     if not (folder / LINEAGE_FILE).is_file():  # one that was brought from elsewhere
         return Served("shipped", model.base, folder)
     version = read_version(folder)
+    if model.base not in (EMBEDDED, version.base):
+        return Served(UNTRAINED, model.base)
     name = f"shipped-{version.lineage.get('name', '')}".rstrip("-")
     return Served(name, version.base, folder, version.base_hash)
 

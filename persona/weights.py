@@ -25,7 +25,7 @@ from persona.checkpoint import CheckpointError, read_folder
 from persona.child import ChildError, Report, go_on, in_child
 from persona.conversion import build_graph, link_folder, write_gguf, write_safetensors
 from persona.engines.base import EngineError
-from persona.network import SourceError
+from persona.network import NotAsked, SourceError
 from persona.sources import Source, fetch_gguf, fetch_repository, open_source
 from persona.tokenizer import ChatTokenizer, read_tokenizer
 
@@ -37,7 +37,14 @@ WAIT_SECONDS = 1800.0
 
 
 class WeightsError(Exception):
-    """No usable model: one line for the person who runs the bot, with what to do next."""
+    """No usable model: one line for the person who runs the bot, with what to do next.
+
+    ├─ NoSource
+    """
+
+
+class NoSource(WeightsError):
+    """No source could be asked for the model: whether there is such a one is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +114,13 @@ class Weights:
 
     def _fetch(self, name: str, goal: Path) -> None:
         """Tries the sources in order; what one has begun, it resumes at the next start."""
-        refusals = []
+        refusals: list[tuple[str, SourceError]] = []
         opened: list[tuple[str, Source]] = []
         for title in self._sources:  # all at once: each that is dead takes its time to show it
             try:
                 opened.append((title, open_source(title, self._stopped)))
             except SourceError as error:
-                refusals.append(f"{title}: {error}")
+                refusals.append((title, error))
         for title, source in opened:
             go_on(self._stopped)
             # A part belongs to one source: they cut the model differently.
@@ -126,14 +133,15 @@ class Weights:
                     fetch_repository(name, part, source, self._report, self._stopped)
                 part.rename(goal)
             except SourceError as error:
-                refusals.append(f"{title}: {error}")
+                refusals.append((title, error))
             except OSError as error:
                 raise WeightsError(f"{goal.parent}: {error.strerror or error}") from error
             else:
                 return
-        raise WeightsError(
+        kind = NoSource if all(isinstance(e, NotAsked) for _, e in refusals) else WeightsError
+        raise kind(
             "the model could not be fetched ("
-            + "; ".join(refusals)
+            + "; ".join(f"{title}: {error}" for title, error in refusals)
             + "); check the network, or set [model] base to a model on this disk"
         )
 

@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from persona.child import Report, go_on
-from persona.network import Growth, Probe, SourceError
+from persona.network import Growth, NotAsked, Probe, SourceError
 
 _PYPI = "https://pypi.org/simple"
 _LOCATIONS = ("index-url", "extra-index-url", "find-links", "no-index")
@@ -65,7 +65,7 @@ class PackageIndex:
     def require_reachable(self) -> None:
         """Raises SourceError where none of the locations can be asked, Stopped."""
         if (dead := self._dead()) and len(dead) == len(self._indexes) + len(self._links):
-            raise SourceError(f"{dead[0]} cannot be reached")
+            raise NotAsked(f"{dead[0]} cannot be reached")
 
     def _dead(self) -> list[Probe]:
         return [probe for probe in self._probes if not probe.answered(self._stopped)]
@@ -80,7 +80,7 @@ class PackageIndex:
             return self._pip(requirement, folder, progress, {probe.url for probe in dead})
         except SourceError as error:
             if dead:  # what is missing may well be there
-                raise SourceError(f"{dead[0]} cannot be reached") from error
+                raise NotAsked(f"{dead[0]} cannot be reached") from error
             raise
 
     def _pip(

@@ -22,7 +22,8 @@ class Recipe:
 
     `exemplars` stand before each conversation, as they do when it is served; `bare` is the share of
     conversations that are learned without any, `agreeing` that of those whose nearest exemplar says
-    nearly what is to be learned. A step learns from `batch` conversations.
+    nearly what is to be learned. An epoch takes `conversations` of them, drawn anew; 0 is all. A
+    step learns from `batch`.
     """
 
     rank: int
@@ -34,6 +35,7 @@ class Recipe:
     exemplars: int = 3
     bare: float = 0.0
     agreeing: float = 0.0
+    conversations: int = 0
     warmup: float = 0.05
     weight_decay: float = 0.0
     clip: float = 1.0
@@ -66,9 +68,9 @@ class TrainingSettings(BaseModel):
     """The adapter's rank; overrides the recipe's."""
     rich: bool = False
     """Whether the rows in rich/ are learned too, and not only shown: for bases above 0.5B."""
-    promote: bool = False
-    """Whether a version that passed its gate is served at once. The gate sees how likely the
-    authored replies are and the plain faults of her own, not whether hers have sense."""
+    promote: bool = True
+    """Whether a version that passed its gate is served at once, or waits for somebody to read it:
+    the gate sees whether replies have sense, not whether they answer."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the adapter's first values, the order of rows, and dropout."""
     pack_tokens: int = Field(default=0, ge=0)

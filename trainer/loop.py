@@ -25,6 +25,7 @@ from persona.engines.openvino_score import score
 from persona.exemplars import ExemplarIndex
 from persona.prompt import IGNORED, PromptBuilder, PromptTooLong
 from persona.registry import Registry
+from persona.sense import Sense
 from persona.serving import (
     Served,
     budget,
@@ -35,15 +36,16 @@ from persona.serving import (
     to_serve,
 )
 from persona.tokenizer import ChatTokenizer
-from persona.weights import EMBEDDED, Base, Weights, WeightsError
+from persona.weights import EMBEDDED, Base, NoSource, Weights
 from trainer.config import Settings
-from trainer.gate import EvalSets, Measured, Subject, Verdict, compare, measure, samples
+from trainer.gate import Measured, Verdict, compare, measure, samples
 from trainer.lint import read_rules
 from trainer.model import adapt, example_losses, load_merged, pack_tokens
 from trainer.packing import Example
 from trainer.preprocess import DatasetError, Preprocessor, Row, hold_out, read_rows
 from trainer.publish import dataset_facts
 from trainer.run import Run
+from trainer.speech import EvalSets, Subject
 from trainer.train import Evaluation, Step, Trainer, TrainingError
 
 Watch = Callable[[Step | Evaluation], None]
@@ -104,11 +106,15 @@ def read_dataset(folder: Path, rich: bool = False) -> Dataset:
 
 
 def training_base(settings: Settings, weights: Weights, say: Callable[[str], None]) -> Base:
-    """The base to train on: the embedded one where the hubs that hold it cannot be reached."""
+    """The base to train on: the embedded one where no hub can be reached.
+
+    Raises WeightsError, also where a hub answered and has no such model: a name that is mistyped
+    must not train another base for an hour.
+    """
     name = settings.training.base
     try:
         return weights.base(name)
-    except WeightsError as error:
+    except NoSource as error:
         if name == EMBEDDED or not _is_hub_name(name):
             raise
         say(f"{name} cannot be had ({error}); training on the embedded base instead")
@@ -151,7 +157,9 @@ def train(
     facts = json.loads(json.dumps(facts))  # as they will be read back
     preprocessor = preprocessor_for(settings, folder, dataset.rows, recipe.exemplars, dataset.shown)
     epochs = [
-        preprocessor.epoch(training.seed * 1000 + number, recipe.bare, recipe.agreeing)
+        preprocessor.epoch(training.seed * 1000 + number, recipe.bare, recipe.agreeing)[
+            : recipe.conversations or None
+        ]
         for number in range(recipe.epochs)
     ]
     held = preprocessor.evaluation(dataset.sets.talk)
@@ -279,6 +287,9 @@ async def _measured(
             ),
             exemplar_count=settings.persona.exemplars,
             forbidden=read_rules(settings.persona.dialogues).forbidden,
+            sense=Sense(
+                reply for row in (*dataset.rows, *dataset.shown) for reply in row.triple.replies
+            ),
         )
         return await measure(subject, dataset.sets, report)
     finally:

@@ -135,6 +135,7 @@ class Preprocessor:
             self._near[row.key] = self._index.nearest(
                 row.triple.message,
                 self._exemplars,
+                said=[reply for _, reply in row.triple.history],
                 without=[row.key],
                 apart_from=row.triple.output,
             )
@@ -145,7 +146,11 @@ class Preprocessor:
         if row.key not in self._kin:
             own = trigrams(row.triple.output)
             found = self._by_reply.nearest(
-                row.triple.output, 1, without=[row.key], apart_from=row.triple.output
+                row.triple.output,
+                1,
+                said=[reply for _, reply in row.triple.history],
+                without=[row.key],
+                apart_from=row.triple.output,
             )
             self._kin[row.key] = next(
                 (
@@ -183,7 +188,8 @@ class Preprocessor:
         return Example(tuple(prompt.ids), labels, (*fresh, row.key))
 
     def _as_served(self, row: Row) -> Example:
-        near = self._index.nearest(row.triple.message, self._exemplars)
+        said = [reply for _, reply in row.triple.history]
+        near = self._index.nearest(row.triple.message, self._exemplars, said=said)
         prompt = self._build(row, near, frozenset())
         labels = _only(prompt.labels, replies(prompt.labels)[-1:])
         return Example(tuple(prompt.ids), labels, (row.key,))

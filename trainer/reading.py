@@ -18,13 +18,15 @@ from persona.config import PROFILES
 from persona.exemplars import SAME, ExemplarIndex, similarity, trigrams
 from persona.guard import AuthoredReplies
 from persona.prompt import Exchange, PromptBuilder
+from persona.sense import Sense
 from persona.service import InferenceService
 from persona.serving import Served, budget, load_engine
 from persona.weights import Weights
 from trainer.config import Settings
 
 _SEED = 7
-_AT_ONCE = 8
+_AT_ONCE = 4
+"""Few enough that each reply is chosen from as many candidates as in a quiet chat."""
 
 
 class ReadingError(Exception):
@@ -69,10 +71,11 @@ async def sheet(
     """
     engine, tokenizer = await load_engine(served, settings.model, weights, report)
     persona, model = settings.persona, settings.model
+    rows = dict(read_dialogues(persona.dialogues))
     exchanges = {
-        name: Exchange(triple.message, triple.output, name)
-        for name, triple in read_dialogues(persona.dialogues)
-        if not triple.history
+        name: Exchange(row.message, row.output, name)
+        for name, row in rows.items()
+        if not row.history
     }
     service = InferenceService(
         engine,
@@ -81,6 +84,8 @@ async def sheet(
         AuthoredReplies(persona.folder / "guard.toml", persona.help_lines),
         replace(PROFILES[model.sampling], seed=_SEED),
         exemplar_count=persona.exemplars,
+        sense=Sense(reply for row in rows.values() for reply in row.replies),
+        candidates=model.candidates,
         version=served.version,
     )
     done = 0

@@ -20,6 +20,7 @@ from persona.engines.base import Delta, Sampling
 from persona.engines.echo import EchoEngine
 from persona.guard import AuthoredReplies
 from persona.prompt import Exchange
+from persona.sense import Sense
 from persona.service import InferenceService
 
 REPO = Path(__file__).parents[2]
@@ -166,7 +167,7 @@ def character() -> Character:
     )
     lines: dict[Literal["zh", "en"], str] = {"zh": "心理援助热线12356", "en": "988"}
     guard = AuthoredReplies(REPO / "persona" / "daiyu" / "guard.toml", lines)
-    return Character(card, guard, EXCHANGES)
+    return Character(card, guard, EXCHANGES, Sense(exchange.reply for exchange in EXCHANGES))
 
 
 def settings(var: Path, **overrides: str) -> config.Settings:

@@ -100,11 +100,11 @@ async def test_engine_failure_in_mid_reply_is_told_and_logged(chat: Chat) -> Non
 async def test_unforeseen_error_is_told_and_logged_as_failed(
     chat: Chat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oh")
 
     with monkeypatch.context() as patched:
-        patched.setattr(chat.service, "_prompt", broken)
+        patched.setattr(chat.service, "nearest", broken)
         assert await chat.say("你好") == say("zh", "failed")
     assert (chat.last()["state"], chat.last()["error"]) == ("failed", "ZeroDivisionError('oh')")
     assert await chat.say("你好") == "你好"

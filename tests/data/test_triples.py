@@ -9,10 +9,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.triples import Triple, TriplesError, read_folder, read_triples, write_triples
+from data.triples import (
+    Triple,
+    TriplesError,
+    read_dialogues,
+    read_folder,
+    read_triples,
+    write_triples,
+)
 
 DIALOGUES = Path(__file__).parents[2] / "data" / "daiyu"
-AUTHORED = sorted(DIALOGUES.glob("*.jsonl"))
+AUTHORED = sorted([*DIALOGUES.glob("*.jsonl"), *DIALOGUES.glob("rich/*.jsonl")])
 
 words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 triples = st.builds(
@@ -114,7 +121,15 @@ def test_folder_names_rows_by_file_and_line(tmp_path: Path) -> None:
     assert [name for name, _ in read_folder(tmp_path)] == ["a:1", "b:1", "b:3"]
 
 
-@pytest.mark.parametrize("path", AUTHORED, ids=lambda path: path.stem)
+def test_rich_dialogues_are_named_so_and_may_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(f"{GOOD}\n")
+    assert [name for name, _ in read_dialogues(tmp_path)] == ["a:1"]
+    (tmp_path / "rich").mkdir()
+    (tmp_path / "rich" / "a.jsonl").write_text(f"{GOOD}\n")
+    assert [name for name, _ in read_dialogues(tmp_path)] == ["a:1", "rich/a:1"]
+
+
+@pytest.mark.parametrize("path", AUTHORED, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_authored_rows_are_good(path: Path) -> None:
     rows = [triple for _, triple in read_triples(path)]
     assert rows
@@ -126,7 +141,7 @@ def test_authored_rows_are_good(path: Path) -> None:
 
 
 def test_authored_dialogues_are_many_and_say_nothing_twice() -> None:
-    rows = [triple for _, triple in read_folder(DIALOGUES)]
-    assert len(rows) >= 400
+    rows = [triple for _, triple in read_dialogues(DIALOGUES)]
+    assert len(rows) >= 11_000
     seen = [(row.message, str(row.history)) for row in rows]
     assert len(seen) == len(set(seen))

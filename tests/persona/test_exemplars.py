@@ -24,6 +24,13 @@ def keys(found: list[Exchange]) -> list[str]:
     return [exchange.key for exchange in found]
 
 
+def test_what_she_said_already_is_shown_no_more() -> None:
+    index = ExemplarIndex(TALK)
+    [nearest] = index.nearest("下雨了", 1)
+    assert nearest.key not in keys(index.nearest("下雨了", 3, said=[f"{nearest.reply}。"]))
+    assert nearest.key in keys(index.nearest("下雨了", 3, said=["全不相干的一句话。"]))
+
+
 def test_the_nearest_stands_last() -> None:
     index = ExemplarIndex(TALK)
     assert keys(index.nearest("窗前的竹子要修剪么", 2)) == ["tall", "bamboo"]

@@ -20,7 +20,9 @@ from persona.engines.echo import EchoEngine, byte_tokenizer
 from persona.exemplars import ExemplarIndex
 from persona.guard import Alarm, AuthoredReplies
 from persona.prompt import Budget, Exchange, PromptBuilder, PromptTooLong
-from persona.service import InferenceService, Reply, whole_sentences
+from persona.reply import Reply, whole_sentences
+from persona.sense import Sense
+from persona.service import InferenceService
 
 SECONDS = 10
 FOLDER = Path(__file__).parents[2] / "persona" / "daiyu"
@@ -62,6 +64,81 @@ async def test_reply_grows_by_whole_clauses() -> None:
     assert await heard(reply) == ["来了，", "来了，坐罢。", "来了，坐罢。茶凉了"]
     assert reply.outcome.text == "来了，坐罢。茶凉了"
     assert reply.outcome.attempts == 1
+
+
+AUTHORED = ["茶凉了，我叫紫鹃换一盏来。", "雨还没停，你坐一会儿再走。", "你来了，坐罢，茶是热的。"]
+SALAD = "茶茶凉了叫，雨你坐叫紫鹃是雨。"
+
+
+def choosing(engine: EchoEngine, candidates: int = 3, **options: float) -> InferenceService:
+    return serve(engine, sense=Sense(AUTHORED), candidates=candidates, **options)  # type: ignore[arg-type]
+
+
+async def test_of_several_candidates_the_one_with_sense_is_spoken() -> None:
+    engine = EchoEngine(replies=[SALAD, "茶凉了，我叫紫鹃换一盏来。", SALAD])
+    reply = choosing(engine).reply("有茶么")
+    assert await heard(reply) == ["茶凉了，我叫紫鹃换一盏来。"]
+    assert (reply.outcome.candidates, reply.outcome.attempts) == (3, 1)
+    assert reply.outcome.reply_tokens == len(reply.outcome.text.encode())
+    assert engine.running == 0
+
+
+async def test_candidates_without_sense_are_made_once_more_and_the_best_of_all_is_spoken() -> None:
+    engine = EchoEngine(replies=[SALAD, "茶是雨叫。", SALAD, SALAD, SALAD, SALAD])
+    reply = choosing(engine).reply("有茶么")
+    [spoken] = await heard(reply)
+    likely = Sense(AUTHORED).share
+    assert likely(spoken, "有茶么") == max(likely(text, "有茶么") for text in (SALAD, "茶是雨叫。"))
+    assert (reply.outcome.candidates, reply.outcome.attempts) == (6, 2)
+
+
+async def test_what_the_guard_refuses_is_no_candidate() -> None:
+    refused = "作为一个人工智能，我没有茶。"
+    engine = EchoEngine(replies=[refused, SALAD, refused, refused, refused, refused])
+    reply = choosing(engine).reply("有茶么")
+    assert await heard(reply) == [SALAD]
+    engine = EchoEngine(replies=[refused] * 6)
+    reply = choosing(engine).reply("有茶么")
+    [spoken] = await heard(reply)
+    assert reply.outcome.guarded is Alarm.ASSISTANT
+    assert "人工智能" not in spoken
+
+
+async def test_failing_candidate_ends_the_others_and_reaches_the_caller() -> None:
+    engine = EchoEngine(replies=["好。" * 40, EngineError("broken"), "好。" * 40])
+    with pytest.raises(EngineError, match="broken"):
+        await heard(choosing(engine).reply("有茶么"))
+    assert engine.running == 0
+
+
+async def test_cancelled_reply_ends_all_its_candidates() -> None:
+    engine = EchoEngine(delay=0.01)
+    service = choosing(engine)
+    task = asyncio.ensure_future(heard(service.reply("一句很长很长的话，说不完")))
+    await asyncio.sleep(0.03)
+    assert engine.running == 3
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert engine.running == 0
+
+
+async def test_the_more_people_wait_the_fewer_candidates_each_gets() -> None:
+    engine = EchoEngine(delay=0.001)
+    service = choosing(engine, candidates=4, max_chats=16)
+    replies = [service.reply(f"第{number}句话") for number in range(8)]
+    await asyncio.gather(*(heard(reply) for reply in replies))
+    assert min(reply.outcome.candidates for reply in replies) == 1
+    alone = service.reply("只我一个")
+    await heard(alone)
+    assert alone.outcome.candidates == 4 * alone.outcome.attempts
+
+
+async def test_rejected_reply_is_no_exemplar_and_not_said_again() -> None:
+    engine = EchoEngine(replies=["听雨罢，听雨罢，听一夜的雨罢。", "雨停了。"])
+    reply = serve(engine).reply("下雨了", rejected=["听雨罢，听雨罢，听一夜的雨罢。", "听雨罢。"])
+    assert (await heard(reply))[-1] == "雨停了。"
+    assert reply.outcome.exemplars == ()
 
 
 async def test_outcome_names_exemplars_and_counts_tokens() -> None:

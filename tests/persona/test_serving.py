@@ -58,6 +58,15 @@ def test_current_comes_before_what_ships_and_that_before_the_bare_base(
     assert found == Served("v1", "third", registry.folder / "v1", "2" * 64)
 
 
+def test_base_that_the_settings_name_is_served_bare_where_the_adapter_is_for_another(
+    persona: PersonaSettings, adapter: Path
+) -> None:
+    put(persona.folder / "adapter", adapter, "embedded", "1" * 64, "one")
+    assert shipped(ModelSettings(), persona).version == "shipped-one"
+    named = ModelSettings(base="Qwen/Qwen2.5-1.5B-Instruct")
+    assert shipped(named, persona) == Served(UNTRAINED, "Qwen/Qwen2.5-1.5B-Instruct")
+
+
 def test_adapter_from_elsewhere_is_put_on_the_base_of_the_settings(
     persona: PersonaSettings, adapter: Path
 ) -> None:

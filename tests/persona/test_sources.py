@@ -18,6 +18,7 @@ from persona import hubs, network, sources
 from persona.child import ChildError, Stopped
 from persona.network import SourceError
 from persona.sources import Source, fetch_gguf, fetch_repository, open_source
+from persona.weights import NoSource, Weights, WeightsError
 from persona.wheels import PackageIndex, Part
 
 Usage = namedtuple("Usage", "total used free")
@@ -244,6 +245,25 @@ def test_a_hub_that_does_not_answer_is_not_asked(
         fetch_gguf(goal, open_source(source, NEVER), lambda *_: None, NEVER)
     with pytest.raises(SourceError, match="cannot be reached"):
         fetch(goal, source)
+
+
+@HUBS
+def test_a_hub_that_answers_and_has_no_such_model_was_asked(
+    source: str, hub: HubServer, here: None, tmp_path: Path
+) -> None:
+    weights = Weights(tmp_path / "models", ["wheels", source])
+    with pytest.raises(WeightsError) as refused:
+        weights.base("owner/mistyped")
+    assert not isinstance(refused.value, NoSource)
+
+
+def test_without_a_source_that_can_be_asked_nothing_is_known_of_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    for named in ([], ["wheels"], ["huggingface"]):
+        with pytest.raises(NoSource, match="check the network"):
+            Weights(tmp_path / "models", named).base("owner/model")
 
 
 def test_a_full_disk_is_told_as_such_and_all_else_as_one_line(

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from data.config import SettingsError
+from persona.weights import EMBEDDED, Base, NoSource, Weights, WeightsError
 from trainer.config import RECIPES, TrainingSettings, read
+from trainer.loop import training_base
 
 CONFIG = Path(__file__).parents[2] / "config.toml"
 
@@ -33,6 +35,34 @@ def test_single_values_override_the_recipes() -> None:
     chosen = TrainingSettings(epochs=7, rate=1e-3, rank=2).chosen()
     assert (chosen.epochs, chosen.rate, chosen.rank) == (7, 1e-3, 2)
     assert chosen.alpha == RECIPES["daiyu"].alpha
+
+
+class Shelf(Weights):
+    """Has the embedded base, and refuses any other for the reason given."""
+
+    def __init__(self, refusal: WeightsError) -> None:
+        self._refusal = refusal
+
+    def base(self, name: str) -> Base:
+        if name == EMBEDDED:
+            return Base(name, Path("model.gguf"), "0")
+        raise self._refusal
+
+
+def test_without_a_hub_the_embedded_base_is_trained_on_and_said() -> None:
+    told: list[str] = []
+    settings = read(CONFIG, {})
+    assert training_base(settings, Shelf(NoSource("no hub")), told.append).name == EMBEDDED
+    assert len(told) == 1
+    assert "no hub" in told[0]
+
+
+def test_model_that_a_hub_does_not_have_trains_nothing_else() -> None:
+    with pytest.raises(WeightsError, match="no such"):
+        training_base(read(CONFIG, {}), Shelf(WeightsError("no such model")), pytest.fail)
+    here = read(CONFIG, {"DAIYU_TRAINING__BASE": "./models/mine"})
+    with pytest.raises(NoSource):
+        training_base(here, Shelf(NoSource("no hub")), pytest.fail)
 
 
 def test_environment_overrides_the_file() -> None:
