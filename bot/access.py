@@ -47,13 +47,13 @@ class Access:
         settings = self._platforms.get(incoming.platform)
         if settings is None:
             return None
-        ids = (incoming.user_id, incoming.chat_id)
+        ids = (incoming.user_id, incoming.chat_id, incoming.server_id)
         if _among(settings.block, *ids):
             return ""
         if self.is_owner(incoming):
             return None
         if settings.allow and not _among(settings.allow, *ids):
-            return "" if incoming.is_group or incoming.in_place else "not_allowed"
+            return "" if incoming.in_public or incoming.in_place else "not_allowed"
         if incoming.again:  # it was let in before
             return None
         flood = self._flood(settings, incoming)

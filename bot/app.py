@@ -20,7 +20,8 @@ from bot.conversation import Answer, Conversations
 from bot.delivery import deliver
 from bot.learned import Learned
 from bot.logs import keep_log
-from bot.platforms.base import Incoming, Platform, SendError, Unreachable
+from bot.platforms.base import Incoming, Platform, PlatformError, SendError, Unreachable
+from bot.platforms.discord import DiscordPlatform
 from bot.platforms.telegram import TelegramPlatform
 from bot.platforms.terminal import TerminalPlatform
 from bot.progress import StartProgress
@@ -174,9 +175,10 @@ class Bot:
         takeover: Takeover,
     ) -> None:
         self.inbox = store.inbox
+        self.notes = store.notes
         self._store = store
         self._takeover = takeover
-        self._access = Access(store, {"telegram": settings.telegram})
+        self._access = Access(store, {"telegram": settings.telegram, "discord": settings.discord})
         self._conversations = Conversations(store, service, settings.bot)
         self._registry = registry(settings)
         self._learned = Learned(
@@ -264,21 +266,38 @@ class Bot:
         return await self._conversations.lang(incoming)
 
     async def run(self, platforms: list[Platform]) -> None:
-        """Runs until every platform has ended."""
+        """Runs until every platform has ended; one that fails takes no other with it.
+
+        Where all have failed, raises what the last of them did.
+        """
         beside = [
             asyncio.create_task(task)
             for task in (self._takeover.run(), self._learned.run(), self._tidy())
         ]
         try:
             async with asyncio.TaskGroup() as group:
+                left = set(platforms)
                 for platform in platforms:
-                    group.create_task(platform.run(partial(self.handle, platform)))
+                    group.create_task(self._run(platform, left))
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         finally:
             for task in beside:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
+
+    async def _run(self, platform: Platform, left: set[Platform]) -> None:
+        """Runs one of them; `left` are those that have not failed."""
+        try:
+            await platform.run(partial(self.handle, platform))
+        except Exception as error:
+            left.discard(platform)
+            if not left:
+                raise
+            if not isinstance(error, PlatformError):
+                log.exception("%s broke", platform.name)
+                error = PlatformError(f"it broke ({type(error).__name__}); the log says how")
+            _notice(f"{platform.name} has ended, the rest goes on: {error}")
 
     async def _tidy(self) -> None:
         """Forgets, day by day, what was dealt with and will not come again."""
@@ -315,8 +334,7 @@ async def opened(settings: Settings) -> AsyncGenerator[tuple[Bot, Character]]:
 
 async def run(settings: Settings) -> None:
     """Runs the bot until it is left or stopped by SIGTERM."""
-    token = settings.telegram_token
-    keep_log(settings.paths.var / "daiyu.log", [token.get_secret_value()] if token else [])
+    keep_log(settings.paths.var / "daiyu.log", settings.secrets)
     serving = asyncio.ensure_future(_serve(settings))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
     try:
@@ -344,6 +362,17 @@ def _platforms(settings: Settings, bot: Bot, card: Card) -> list[Platform]:
                 token.get_secret_value(),
                 bot.inbox,
                 bot.moved,
+                _notice,
+                settings.bot.lang,
+            )
+        )
+    if token := settings.discord_token:
+        platforms.append(
+            DiscordPlatform(
+                settings.discord,
+                token.get_secret_value(),
+                bot.inbox,
+                bot.notes,
                 _notice,
                 settings.bot.lang,
             )

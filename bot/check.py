@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 
 from bot.app import Character, load_character, wanted, weights
 from bot.config import Settings
+from bot.platforms import discord_calls, telegram_calls
 from bot.platforms.base import PlatformError
 from data.config import SettingsError
 from data.database import NoDatabase, OldDatabase, StoreError
@@ -51,7 +53,8 @@ _LIBRARIES = {
 def check(settings: Settings, say: Callable[[str], None]) -> bool:
     """Looks at persona, model and database, says of each what is found; whether all is well.
 
-    It fetches, makes and changes nothing, and a bot may run beside it.
+    It fetches, makes and changes nothing, asks the platforms about their tokens, and a bot may run
+    beside it.
     """
     well = True
 
@@ -75,7 +78,15 @@ def check(settings: Settings, say: Callable[[str], None]) -> bool:
     part("persona", persona)
     part("model", lambda: _model(settings))
     part("database", lambda: asyncio.run(_database(settings)))
-    say(f"platforms {'telegram' if settings.telegram_token else 'terminal'}")
+    if token := settings.telegram_token:
+        told = partial(telegram_calls.check, token.get_secret_value(), settings.telegram.base_url)
+        part("telegram", lambda: asyncio.run(told()))
+    if token := settings.discord_token:
+        told = partial(discord_calls.check, token.get_secret_value(), settings.discord.proxy)
+        part("discord", lambda: asyncio.run(told()))
+    having = {"telegram": settings.telegram_token, "discord": settings.discord_token}
+    names = [name for name, token in having.items() if token]
+    say(f"platforms {', '.join(names) or 'terminal'}")
     return well
 
 

@@ -19,7 +19,8 @@ from persona.service import InferenceService
 
 log = logging.getLogger(__name__)
 
-_HELP_OF = {"terminal": "help_terminal", "telegram": "help_telegram"}
+_HELP_OF = {"terminal": "help_terminal", "telegram": "help_telegram", "discord": "help_discord"}
+_PRIVACY_OF = {"discord": "privacy_discord"}
 _ANSWERS = {
     "yes": True, "y": True, "愿意": True, "同意": True, "是": True, "好": True, "确认": True,
     "no": False, "n": False, "不": False, "不愿意": False, "不同意": False, "否": False,
@@ -162,7 +163,9 @@ class Commands:
         )
         state = "privacy_unasked" if agreed is None else "privacy_yes" if agreed else "privacy_no"
         told = say(lang, "privacy", turns=kept.turns, ratings=kept.ratings, state=say(lang, state))
-        choices = None if incoming.is_group or incoming.in_place else consent_choices(lang)
+        if more := _PRIVACY_OF.get(incoming.platform):
+            told += f"\n{say(lang, more)}"
+        choices = None if incoming.in_public or incoming.in_place else consent_choices(lang)
         return Said(told, hers=False, choices=choices)
 
     async def _forget(self, incoming: Incoming, _: Conversation, argument: str, lang: str) -> Said:
@@ -174,7 +177,7 @@ class Commands:
             told = say(lang, "forget", turns=kept.turns, ratings=kept.ratings)
             # In a group, whoever pressed it would erase what is theirs.
             sure = ((Choice(say(lang, "forget_yes"), "/forget yes"),),)
-            return Said(told, hers=False, choices=None if incoming.is_group else sure)
+            return Said(told, hers=False, choices=None if incoming.in_public else sure)
         corrected = await self._store.people.corrected(*person)
         erased = await self._store.people.erase(*person)
         await self._learned.refresh()

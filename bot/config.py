@@ -9,7 +9,7 @@ from typing import Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from bot.platforms.settings import TelegramSettings
+from bot.platforms.settings import DiscordSettings, TelegramSettings
 from data.config import PathsSettings, StoreSettings, database_url, read_settings
 from persona.config import ModelSettings, PersonaSettings
 
@@ -40,7 +40,15 @@ class Settings:
     persona: PersonaSettings
     bot: BotSettings
     telegram: TelegramSettings
+    discord: DiscordSettings
     telegram_token: SecretStr | None
+    discord_token: SecretStr | None
+
+    @property
+    def secrets(self) -> list[str]:
+        """What must never be shown or logged."""
+        tokens = (self.telegram_token, self.discord_token)
+        return [token.get_secret_value() for token in tokens if token]
 
     @property
     def database_url(self) -> str:
@@ -54,6 +62,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "persona": PersonaSettings,
     "bot": BotSettings,
     "telegram": TelegramSettings,
+    "discord": DiscordSettings,
 }
 
 
@@ -67,7 +76,9 @@ def read(path: Path, env: Mapping[str, str]) -> Settings:
         persona=cast(PersonaSettings, sections["persona"]),
         bot=cast(BotSettings, sections["bot"]),
         telegram=cast(TelegramSettings, sections["telegram"]),
+        discord=cast(DiscordSettings, sections["discord"]),
         telegram_token=_token(env, "TELEGRAM_TOKEN"),
+        discord_token=_token(env, "DISCORD_TOKEN"),
     )
 
 

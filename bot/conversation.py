@@ -64,9 +64,13 @@ class Conversations:
     async def lang(self, incoming: Incoming) -> str:
         """The interface's language in a chat; the default where the store cannot tell."""
         try:
-            return (await self._of(incoming)).lang or self._settings.lang
+            return self._lang(incoming, await self._of(incoming))
         except StoreUnavailable:
-            return self._settings.lang
+            return self._lang(incoming)
+
+    def _lang(self, incoming: Incoming, conversation: Conversation | None = None) -> str:
+        chosen = conversation.lang if conversation else None
+        return chosen or incoming.lang or self._settings.lang
 
     async def _of(self, incoming: Incoming) -> Conversation:
         return await self._store.conversation(
@@ -115,7 +119,7 @@ class Conversations:
         except StoreUnavailable as error:
             log.error("the store failed: %s", error)
             return
-        lang = conversation.lang or self._settings.lang
+        lang = self._lang(incoming, conversation)
         again = Choice(say(lang, "answer_again"), f"/retry {incoming.message_id}")
         yield Said(say(lang, "edited"), hers=False, choices=((again,),))
 
@@ -155,7 +159,7 @@ class Conversations:
         self, incoming: Incoming, answer: Answer, again: str | None, deadline: asyncio.Timeout
     ) -> AsyncGenerator[Said]:
         conversation = await self._of(incoming)
-        lang = conversation.lang or self._settings.lang
+        lang = self._lang(incoming, conversation)
         retry_of = None
         if before := await self._before(incoming):
             answer.sent += before.sent

@@ -13,6 +13,8 @@ MAX_CORRECTION = 300
 _GOOD = frozenset(("good", "great", "好", "很好", "真好", "不错", "太好了", "喜欢", "+1"))
 _NONE = frozenset(("none", "cancel", "撤回", "取消", "算了"))
 _BAD = frozenset(("bad", "不好", "很差", "差", "不行", "不喜欢", "-1"))
+_TAKEN_BACK = {"none good": 1, "none bad": -1}
+"""Where a platform tells which of a person's reactions is gone, and not what is left."""
 
 
 RATING: Choices = (
@@ -49,7 +51,10 @@ async def rate(
     if not verdict:
         return _told(lang, "feedback_usage")
     earlier = await store.rating(turn.id, incoming.platform, incoming.user_id)
-    if verdict.casefold() in _NONE:
+    taken_back = _TAKEN_BACK.get(verdict)
+    if taken_back is not None and (earlier is None or earlier.vote != taken_back):
+        return Said("", hers=False)  # another vote has taken its place
+    if taken_back is not None or verdict.casefold() in _NONE:
         # Taking a reaction back says nothing about words that were written.
         if earlier and not (incoming.in_place and earlier.correction):
             await store.unrate(turn.id, incoming.platform, incoming.user_id)
@@ -82,8 +87,9 @@ async def _first(store: Store, incoming: Incoming) -> bool:
 
 def _with_question(incoming: Incoming, told: str, lang: str) -> Said:
     choices = None
-    if not incoming.is_group:  # in one, others would see the buttons too
-        choices = (*(RATING if incoming.in_place == "button" else ()), *consent_choices(lang))
+    if not incoming.in_public:  # there, others would see the buttons too
+        stay = incoming.in_place == "button" and not incoming.alone
+        choices = (*(RATING if stay else ()), *consent_choices(lang))
     return Said(f"{told}\n{say(lang, 'consent')}", hers=False, choices=choices)
 
 

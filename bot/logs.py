@@ -11,7 +11,9 @@ from types import TracebackType
 from urllib.parse import quote
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-_NOISY = ("httpx", "httpcore", "telegram", "apscheduler", "alembic", "aiosqlite", "modelscope")
+_NOISY = (
+    "httpx", "httpcore", "telegram", "discord", "apscheduler", "alembic", "aiosqlite", "modelscope",
+)  # fmt: skip
 """Libraries that say at INFO what nobody asks, or, as httpx does, addresses that hold a token."""
 
 

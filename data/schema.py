@@ -195,3 +195,15 @@ inbox = Table(
     UniqueConstraint("platform", "bot_id", "update_id"),
     Index(None, "done_at"),
 )
+
+# What a platform writes down for itself: how far it had read a channel, what a server's admins set.
+notes = Table(
+    "notes",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("platform", String(16), nullable=False),
+    Column("bot_id", String(64), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("value", Text, nullable=False),
+    UniqueConstraint("platform", "bot_id", "name"),
+)

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from data.database import Database, open_database
 from data.inbox import Inbox
 from data.learning import Learning
+from data.notes import Notes
 from data.people import People
 from data.schema import STATES, conversations, erasures, messages, quarantine, ratings, turns
 from data.transactions import Transactions
@@ -61,8 +62,8 @@ def _now() -> datetime:
 class Store:
     """Everything that is remembered. Open it with `Store.open`, close it with `close`.
 
-    `people` holds their consents and erases them; `inbox` what a platform handed over; `learning`
-    what may be learned, and what was judged of it.
+    `people` holds their consents and erases them; `inbox` what a platform handed over; `notes` what
+    one writes down for itself; `learning` what may be learned, and what was judged of it.
     """
 
     def __init__(self, database: Database) -> None:
@@ -71,6 +72,7 @@ class Store:
         self.people = People(self._transactions)
         self.inbox = Inbox(self._transactions)
         self.learning = Learning(self._transactions)
+        self.notes = Notes(self._transactions)
 
     @classmethod
     async def open(cls, url: str, *, busy_timeout: float = 10.0, exclusive: bool = True) -> Store:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -25,6 +25,10 @@ class Incoming:
     `edited`: it was said before, and reads so now. `again`: it may have been handed in before, by a
     process that ended too early. `in_place`: a button or a reaction stands for it; what the program
     says to it is shown where it was pressed, or not at all, and in a group never as a new message.
+    `alone`: nobody but this person sees the answer, though it is given in a group.
+
+    `server_id` is the community that a chat belongs to, where a platform has such. `lang` is the
+    interface's language there, until the chat chooses one; "" is the bot's own.
     """
 
     platform: str
@@ -42,6 +46,14 @@ class Incoming:
     edited: bool = False
     again: bool = False
     in_place: Literal["", "button", "reaction"] = ""
+    alone: bool = False
+    server_id: str = ""
+    lang: str = ""
+
+    @property
+    def in_public(self) -> bool:
+        """Whether others see the answer."""
+        return self.is_group and not self.alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +161,19 @@ class Inbox(Protocol):
     async def done(self, platform: str, bot_id: str, update_id: int) -> None: ...
 
     async def waiting(self, platform: str, bot_id: str) -> Sequence[Waiting]: ...
+
+
+class Notes(Protocol):
+    """What a platform writes down for itself, by name; what it raises means that nothing was."""
+
+    async def read(self, platform: str, bot_id: str) -> Mapping[str, str]: ...
+
+    async def write(self, platform: str, bot_id: str, written: Mapping[str, str]) -> None: ...
+
+
+def utf16(text: str) -> int:
+    """A text's length as Telegram and Discord's clients count it."""
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 class SendError(Exception):

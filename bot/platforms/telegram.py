@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import time
 import zlib
 from functools import partial
@@ -37,13 +36,14 @@ from bot.platforms.base import (
     Notice,
     Said,
     SendError,
+    utf16,
 )
 from bot.platforms.settings import TelegramSettings
 from bot.platforms.telegram_calls import call, make_bot, sign_in
 from bot.platforms.telegram_inbox import PLATFORM
 from bot.platforms.telegram_limits import OPTIONAL, RateLimiter
 from bot.platforms.telegram_receiving import Receiver
-from bot.texts import LANGUAGES, say
+from bot.texts import LANGUAGES, menu
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,6 @@ _TOAST, _ALERT = 200, 30
 _MEMBER_SECONDS = 600.0
 _NOTED = "✍"
 _ONLY_PRIVATE = frozenset(("start", "status"))
-_COMMAND = re.compile(r"^/(\w+)(?: .*?)?? {2,}(.+)$", re.MULTILINE)
 
 
 class TelegramPlatform:
@@ -84,17 +83,17 @@ class TelegramPlatform:
         self._members: dict[tuple[str, str], tuple[float, bool]] = {}
 
     async def run(self, handle: Handler) -> None:
-        menu: asyncio.Task[None] | None = None
+        offering: asyncio.Task[None] | None = None
         try:
             me = await sign_in(self._bot, self._notice)
-            menu = asyncio.create_task(self._offer_commands())
+            offering = asyncio.create_task(self._offer_commands())
             self._tell(me)
             receiver = Receiver(self._bot, self._settings, self._inbox, self._moved, self._notice)
             await receiver.run(partial(self._deal, handle))
         finally:
-            if menu:
-                menu.cancel()
-                await asyncio.gather(menu, return_exceptions=True)
+            if offering:
+                offering.cancel()
+                await asyncio.gather(offering, return_exceptions=True)
             with contextlib.suppress(TelegramError):
                 await self._bot.shutdown()
 
@@ -112,10 +111,10 @@ class TelegramPlatform:
         languages = {None: self._menu_lang} | {lang: lang for lang in LANGUAGES}
         try:
             for code, lang in languages.items():
-                menu = _COMMAND.findall(say(lang, "help"))
-                group = [entry for entry in menu if entry[0] not in _ONLY_PRIVATE]
+                offered = list(menu(lang).items())
+                group = [entry for entry in offered if entry[0] not in _ONLY_PRIVATE]
                 for entries, scope in (
-                    (menu, BotCommandScopeAllPrivateChats()),
+                    (offered, BotCommandScopeAllPrivateChats()),
                     (group, BotCommandScopeAllGroupChats()),
                 ):
                     commands = [BotCommand(name, told) for name, told in entries]
@@ -260,11 +259,6 @@ class TelegramPlatform:
             message_id=int(message_id),
             reply_markup=_keyboard(choices),
         )
-
-
-def utf16(text: str) -> int:
-    """A text's length as Telegram counts it."""
-    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def _is_vote(to: Incoming) -> bool:

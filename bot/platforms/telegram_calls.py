@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -62,6 +63,23 @@ async def sign_in(bot: ExtBot[str], notice: Notice) -> User:
             notice(f"Telegram cannot be reached ({error.message}); trying again")
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+async def check(token: str, base_url: str) -> str:
+    """What `--check` tells: who the bot is, and what it hears. Raises PlatformError."""
+    bot = make_bot(token, base_url)
+    try:
+        await bot.initialize()
+        me = bot.bot
+    except InvalidToken:
+        raise refused() from None
+    except TelegramError as error:
+        raise PlatformError(f"Telegram cannot be reached ({error.message})") from None
+    finally:
+        with contextlib.suppress(TelegramError):
+            await bot.shutdown()
+    hears = "everything" if me.can_read_all_group_messages else "mentions, replies and commands"
+    return f"@{me.username}, in groups it gets {hears}"
 
 
 def refused() -> PlatformError:

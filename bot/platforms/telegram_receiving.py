@@ -20,9 +20,10 @@ from telegram.error import Conflict, InvalidToken, TelegramError
 from telegram.ext import ExtBot, Updater
 
 from bot.platforms.base import Handler, Inbox, Incoming, Moved, Notice, PlatformError
+from bot.platforms.lanes import Lanes, note_done
 from bot.platforms.settings import TelegramSettings
 from bot.platforms.telegram_calls import refused
-from bot.platforms.telegram_inbox import PLATFORM, InboxQueue, Lanes, note_done
+from bot.platforms.telegram_inbox import PLATFORM, InboxQueue
 from bot.platforms.telegram_updates import Reader
 
 log = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ class Receiver:
             incoming = self._missed(incoming)
         if incoming is not None and incoming.addressed:
             await handle(incoming)
-        await note_done(self._inbox, self._bot_id, update.update_id)
+        await note_done(self._inbox, PLATFORM, self._bot_id, update.update_id)
 
     def _is_old(self, incoming: Incoming) -> bool:
         return 0 < incoming.sent_at < time.time() - self._settings.drop_older_than

@@ -19,10 +19,9 @@ from telegram import (
 from telegram.constants import ChatType, MessageEntityType
 
 from bot.platforms.base import Incoming, Kind
+from bot.platforms.reactions import vote_of
 from bot.platforms.telegram_inbox import PLATFORM
 
-_GOOD = frozenset("👍❤🔥🥰👏😁🎉🤩🙏👌😍💯🤣🏆🤗😘😇🆒💘😎")
-_BAD = frozenset("👎💩🤮😡🤬🖕🥱🤡")
 _GROUPS = (ChatType.GROUP, ChatType.SUPERGROUP)
 _KINDS: tuple[tuple[str, Kind], ...] = (
     ("photo", "picture"),
@@ -180,5 +179,5 @@ def _thread(message: Message) -> str:
 
 def _vote(reactions: Sequence[ReactionType]) -> str:
     emojis = [one.emoji for one in reactions if isinstance(one, ReactionTypeEmoji)]
-    votes = ["good" if emoji in _GOOD else "bad" for emoji in emojis if emoji in _GOOD | _BAD]
+    votes = [vote for emoji in emojis if (vote := vote_of(emoji))]
     return votes[-1] if votes else ""

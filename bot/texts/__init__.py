@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from functools import cache
 from pathlib import Path
 
 LANGUAGES = ("zh", "en")
+_COMMAND = re.compile(r"^/(\w+)(?: .*?)?? {2,}(.+)$", re.MULTILINE)
 
 
 @cache
@@ -18,3 +20,9 @@ def _texts(lang: str) -> dict[str, str]:
 def say(lang: str, key: str, **fields: object) -> str:
     """The text of that key in that language, its {fields} filled in."""
     return _texts(lang)[key].format(**fields)
+
+
+@cache
+def menu(lang: str) -> dict[str, str]:
+    """The commands, and what the help says of each."""
+    return dict(_COMMAND.findall(say(lang, "help")))
