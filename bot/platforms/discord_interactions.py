@@ -13,13 +13,16 @@ from typing import Any, Literal
 
 import discord
 
-from bot.platforms.base import Choices, Said
+from bot.platforms.base import Choices, Said, utf16
 from bot.platforms.discord_calls import call
 from bot.texts import say
 
 NO_MENTIONS = discord.AllowedMentions.none()
+LENGTH = 2000
+"""Of a message, in UTF-16 units."""
 _BUTTON = re.compile(r"daiyu:(\d*):(/.{1,64})", re.DOTALL)
 _FORM = re.compile(r"daiyu-form:(\d+)")
+_LINK = re.compile(r"(?<!<)https?://[^\s<>]+")
 _LONGEST_WORDING = 300
 _BETTER = "/feedback"
 """The action of the button that asks for a better wording: on Discord a form does."""
@@ -114,15 +117,16 @@ class Pending:
         return message_id in self._shown
 
     async def send(self, said: Said) -> str:
-        if self._how == "replace":
+        if self._how == "replace" or (self._how == "answer" and not self._shown):
+            # It completes what is being waited for, and may safely be said twice.
             message = await call(
                 self._interaction.edit_original_response,
-                content=said.text,
+                content=_without_embeds(said.text),
                 view=buttons(said.choices),
                 allowed_mentions=NO_MENTIONS,
             )
         else:
-            # The first completes what is being waited for. Without a nonce, it is not sent again.
+            # There is no nonce for these: it is not sent again.
             view = buttons(said.choices)
             message = await call(
                 self._interaction.followup.send,
@@ -142,7 +146,7 @@ class Pending:
             self._interaction.followup.edit_message,
             once=said.growing,
             message_id=int(message_id),
-            content=said.text,
+            content=_without_embeds(said.text),
             view=buttons(said.choices),
             allowed_mentions=NO_MENTIONS,
         )
@@ -151,3 +155,9 @@ class Pending:
         """Where nothing was said to it, it stops waiting."""
         if self._how == "answer" and not self._shown:
             await call(self._interaction.delete_original_response, once=True)
+
+
+def _without_embeds(text: str) -> str:
+    """What waits for its answer takes no flag against embeds: a link in brackets has none."""
+    bare = _LINK.sub(r"<\g<0>>", text)
+    return bare if utf16(bare) <= LENGTH else text

@@ -13,11 +13,10 @@ import discord
 
 from bot.platforms.base import Incoming, Limits, Said, SendError, utf16
 from bot.platforms.discord_calls import UNANSWERABLE, Refused, call
-from bot.platforms.discord_interactions import NO_MENTIONS, Pending, buttons
+from bot.platforms.discord_interactions import LENGTH, NO_MENTIONS, Pending, buttons
 from bot.platforms.discord_servers import Servers
 from bot.platforms.settings import DiscordSettings
 
-_LENGTH = 2000
 _TYPING = 8.0
 """Seconds between two signs of typing, each of which stands for ten."""
 _NOTED = "✍️"
@@ -56,12 +55,12 @@ class Sender:
 
     def limits(self, to: Incoming) -> Limits:
         if to.alone or (to.in_place and not to.text.startswith("/retry")):
-            return Limits(_LENGTH, edit_interval=None, measure=utf16)
+            return Limits(LENGTH, edit_interval=None, measure=utf16)
         settings = self._settings
         interval = settings.group_edit_interval if to.is_group else settings.edit_interval
         # Until a command is answered, Discord shows that it is thought about.
         typing = None if to.message_id in self._pending and not to.in_place else _TYPING
-        return Limits(_LENGTH, interval, typing, measure=utf16)
+        return Limits(LENGTH, interval, typing, measure=utf16)
 
     async def send(self, to: Incoming, said: Said) -> str:
         pending = self._pending.get(to.message_id or "")
