@@ -21,7 +21,6 @@ from bot.delivery import deliver
 from bot.learned import Learned
 from bot.logs import keep_log
 from bot.platforms.base import Incoming, Platform, PlatformError, SendError, Unreachable
-from bot.platforms.discord import DiscordPlatform
 from bot.platforms.telegram import TelegramPlatform
 from bot.platforms.terminal import TerminalPlatform
 from bot.progress import StartProgress
@@ -367,6 +366,9 @@ def _platforms(settings: Settings, bot: Bot, card: Card) -> list[Platform]:
             )
         )
     if token := settings.discord_token:
+        # Not above: who has no token is spared the second it takes, and Python's warnings of it.
+        from bot.platforms.discord import DiscordPlatform
+
         platforms.append(
             DiscordPlatform(
                 settings.discord,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 import pytest
 from talking import REPO, Chat, rows
 
 from bot.feedback import MAX_CORRECTION
 from bot.texts import LANGUAGES, _texts, say
+from data.corrections import RECORD, State
+from data.screen import Reason
 from data.transactions import StoreUnavailable
 
 
@@ -332,7 +335,10 @@ def test_texts_have_the_same_keys_and_fields() -> None:
 
 def test_every_text_is_said_somewhere() -> None:
     source = "".join(p.read_text("utf-8") for p in (REPO / "bot").rglob("*.py"))
-    assert [key for key in _texts("zh") if not re.search(f"[\"']{key}[\"']", source)] == []
+    made = {f"reason_{reason}" for reason in (*Reason, RECORD, "burst")}
+    made |= {f"correction_{state}" for state in get_args(State)}
+    unsaid = [key for key in _texts("zh") if not re.search(f"[\"']{key}[\"']", source)]
+    assert set(unsaid) == made
 
 
 @pytest.mark.parametrize("word", ["很好", "Good!", "👍👍", "❤️"])
