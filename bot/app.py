@@ -177,6 +177,7 @@ class Bot:
         self.notes = store.notes
         self._store = store
         self._takeover = takeover
+        self._retention = timedelta(days=settings.store.retention_days)
         self._access = Access(store, {"telegram": settings.telegram, "discord": settings.discord})
         self._conversations = Conversations(store, service, settings.bot)
         self._registry = registry(settings)
@@ -197,6 +198,7 @@ class Bot:
             self._learned,
             self._learners,
             lambda: takeover.failure,
+            settings.store.retention_days,
         )
 
     async def _learners(self, turns: list[int]) -> list[str]:
@@ -271,7 +273,7 @@ class Bot:
         """
         beside = [
             asyncio.create_task(task)
-            for task in (self._takeover.run(), self._learned.run(), self._tidy())
+            for task in (self._takeover.run(), self._learned.run(), self._tidy_daily())
         ]
         try:
             async with asyncio.TaskGroup() as group:
@@ -298,13 +300,19 @@ class Bot:
                 error = PlatformError(f"it broke ({type(error).__name__}); the log says how")
             _notice(f"{platform.name} has ended, the rest goes on: {error}")
 
-    async def _tidy(self) -> None:
-        """Forgets, day by day, what was dealt with and will not come again."""
+    async def tidy(self) -> None:
+        """Forgets what will not come again, and what was kept for as long as it may be."""
+        try:
+            await self._store.inbox.forget(_INBOX_KEPT)
+            if self._retention and (gone := await self._store.people.expire(self._retention)):
+                log.info("%d turns were erased: they were of %s and more", gone, self._retention)
+                await self._learned.refresh()
+        except StoreUnavailable as error:
+            log.warning("the store could not be tidied: %s", error)
+
+    async def _tidy_daily(self) -> None:
         while True:
-            try:
-                await self._store.inbox.forget(_INBOX_KEPT)
-            except StoreUnavailable as error:
-                log.warning("the inbox could not be tidied: %s", error)
+            await self.tidy()
             await asyncio.sleep(_DAY)
 
 
@@ -381,8 +389,8 @@ def _platforms(settings: Settings, bot: Bot, card: Card) -> list[Platform]:
         )
     if platforms:
         return platforms
-    history = settings.paths.var / "terminal_history"
-    return [TerminalPlatform(card.nickname or card.name, bot.lang, history)]
+    var, name = settings.paths.var, card.nickname or card.name
+    return [TerminalPlatform(name, bot.lang, var / "terminal_history", var / "privacy")]
 
 
 def _notice(line: str) -> None:

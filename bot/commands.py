@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
 
 from bot.access import Access
 from bot.conversation import Answer, Conversations, clean
 from bot.corrections import list_of, usage
 from bot.feedback import RATING, consent_choices, rate
 from bot.learned import Learned
-from bot.platforms.base import Choice, Choices, Incoming, Said
+from bot.platforms.base import Choice, Choices, File, Incoming, Said
 from bot.texts import LANGUAGES, say
 from data.store import Conversation, Store, Turn
 from data.transactions import StoreUnavailable
@@ -47,6 +50,7 @@ class Commands:
         learned: Learned,
         learners: Callable[[list[int]], Awaitable[list[str]]],
         trouble: Callable[[], str | None] = lambda: None,
+        retention_days: int = 0,
     ) -> None:
         """`learners` names the versions that learned from any of these turns."""
         self._store = store
@@ -57,6 +61,7 @@ class Commands:
         self._learned = learned
         self._learners = learners
         self._trouble = trouble
+        self._retention_days = retention_days
         self._commands: dict[str, _Command] = {
             "start": self._start,
             "help": self._help,
@@ -143,7 +148,10 @@ class Commands:
         return await self._store.turn_of_message(*place, role)
 
     async def _privacy(self, incoming: Incoming, _: Conversation, argument: str, lang: str) -> Said:
-        """Shows what is kept and what was agreed to; `yes` and `no` change that."""
+        """Shows what is kept and what was agreed to; `yes` and `no` change that.
+
+        The person alone is also given all of it, as a file.
+        """
         person = (incoming.platform, incoming.user_id)
         if not incoming.user_id:
             return Said(say(lang, "no_vote"), hers=False)
@@ -157,16 +165,26 @@ class Commands:
                 choices = RATING if rated else ()
             key = "agreed" if answer else "refused"
             return Said(say(lang, key), hers=False, choices=choices)
-        kept, agreed = (
-            await self._store.people.kept(*person),
-            await self._store.people.agreed(*person),
-        )
+        people = self._store.people
+        kept, agreed = await people.kept(*person), await people.agreed(*person)
         state = "privacy_unasked" if agreed is None else "privacy_yes" if agreed else "privacy_no"
         told = say(lang, "privacy", turns=kept.turns, ratings=kept.ratings, state=say(lang, state))
+        if self._retention_days:
+            told += f"\n{say(lang, 'privacy_days', days=self._retention_days)}"
+        if forgotten := await people.forgotten(*person):
+            told += f"\n{say(lang, 'privacy_forgotten', day=f'{forgotten:%Y-%m-%d}')}"
         if more := _PRIVACY_OF.get(incoming.platform):
             told += f"\n{say(lang, more)}"
-        choices = None if incoming.in_public or incoming.in_place else consent_choices(lang)
-        return Said(told, hers=False, choices=choices)
+        if incoming.in_public or incoming.in_place:
+            return Said(f"{told}\n{say(lang, 'privacy_elsewhere')}", hers=False)
+        file = self._file_of(await people.disclosed(*person), lang)
+        told += f"\n{say(lang, 'privacy_file')}"
+        return Said(told, hers=False, choices=consent_choices(lang), file=file)
+
+    def _file_of(self, kept: dict[str, Any], lang: str) -> File:
+        text = json.dumps(kept, ensure_ascii=False, indent=1)
+        name = f"daiyu-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
+        return File(name, text.encode(), instead=say(lang, "file_failed"))
 
     async def _forget(self, incoming: Incoming, _: Conversation, argument: str, lang: str) -> Said:
         person = (incoming.platform, incoming.user_id)

@@ -193,7 +193,9 @@ class Store:
             .join(turns, turns.c.conversation_id == conversations.c.id)
             .where(turns.c.id == turn_id)
         )
-        row = (await connection.execute(place)).one()
+        row = (await connection.execute(place)).first()
+        if row is None:  # erased while it was being answered
+            return
         values = [
             dict(turn_id=turn_id, role=role, platform=row.platform, chat_id=row.chat_id,
                  message_id=message_id)
