@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +29,8 @@ _ANSWERS = {
     "yes": True, "y": True, "愿意": True, "同意": True, "是": True, "好": True, "确认": True,
     "no": False, "n": False, "不": False, "不愿意": False, "不同意": False, "否": False,
 }  # fmt: skip
+
+_LIST = re.compile(r"(?:list|列表)\s*(\d{0,4})", re.ASCII)
 
 _Command = Callable[[Incoming, Conversation, str, str], Awaitable[str | Said]]
 
@@ -128,8 +131,10 @@ class Commands:
     async def _feedback(
         self, incoming: Incoming, conversation: Conversation, argument: str, lang: str
     ) -> Said:
-        if argument.casefold() in ("list", "列表"):
-            return Said(await list_of(self._learned, self._learners, incoming, lang), hers=False)
+        if listed := _LIST.fullmatch(argument.casefold()):
+            page = int(listed[1] or 1)
+            told = await list_of(self._learned, self._learners, incoming, lang, page)
+            return Said(told, hers=False)
         turn = await self._rated(incoming, conversation)
         return await rate(self._store, self._learned, incoming, turn, argument, lang)
 

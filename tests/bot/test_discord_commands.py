@@ -45,7 +45,7 @@ async def test_the_commands_speak_both_languages(on: OnDiscord) -> None:
         assert told["en-US"] == menu("en")[name]
     [rating, better] = commands["feedback"]["options"]
     assert [c["name_localizations"]["en-US"] for c in rating["choices"]] == [
-        "good", "bad", "take it back",
+        "good", "bad", "take it back", "what became of mine",
     ]  # fmt: skip
     assert better["description_localizations"]["zh-CN"] == say("zh", "slash_feedback_better")
     assert commands[say("zh", "rate_menu")]["name_localizations"]["en-US"] == "Rate this reply"

@@ -1,4 +1,4 @@
-"""Consent is the person's last word; all can be seen, and what is erased is gone but for its ids."""
+"""Consent is the person's last word; they see all that is kept, and what is erased is gone."""
 
 from __future__ import annotations
 
