@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bot.app import Bot
+from bot.bot import Bot
 from bot.platforms.base import File, Handler, Incoming, Limits, Said
 from data.store import Store
 from data.triples import Triple

@@ -16,7 +16,8 @@ from bot.feedback import RATING, consent_choices, rate
 from bot.learned import Learned
 from bot.platforms.base import Choice, Choices, File, Incoming, Said
 from bot.texts import LANGUAGES, say
-from data.store import Conversation, Store, Turn
+from data.messages import Turn
+from data.store import Conversation, Store
 from data.transactions import StoreUnavailable
 from persona.card import Card
 from persona.service import InferenceService
@@ -150,7 +151,7 @@ class Commands:
         if message_id is None:
             return None
         place = (incoming.platform, incoming.chat_id, message_id)
-        return await self._store.turn_of_message(*place, role)
+        return await self._store.messages.turn_of(*place, role)
 
     async def _privacy(self, incoming: Incoming, _: Conversation, argument: str, lang: str) -> Said:
         """Shows what is kept and what was agreed to; `yes` and `no` change that.

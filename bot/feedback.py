@@ -5,7 +5,8 @@ from __future__ import annotations
 from bot.learned import Learned
 from bot.platforms.base import Choice, Choices, Incoming, Said
 from bot.texts import say
-from data.store import Store, Turn
+from data.messages import Turn
+from data.store import Store
 from persona import guard
 
 MAX_CORRECTION = 300

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bot import app, config
-from bot.app import Bot, Character
+from bot.app import Character
+from bot.bot import Bot
 from bot.platforms.base import Choices, File, Handler, Incoming, Limits, Said, SendError
 from data.store import Store
 from persona.card import Card

@@ -16,7 +16,7 @@ from data.store import Conversation, Store
 async def said(store: Store, conversation: Conversation, user: str, text: str) -> int:
     turn = await store.begin_turn(conversation.id, user, user, text, f"m-{text}")
     await store.close_turn(turn, "done", f"答{text}")
-    await store.link_reply(turn, [f"b-{text}"])
+    await store.messages.link_reply(turn, [f"b-{text}"])
     return turn
 
 
@@ -47,7 +47,7 @@ async def test_erasing_leaves_no_word_of_a_person_in_the_file(
     assert await store.people.kept("screen", "u1") == Kept(turns=0, ratings=0)
     assert await store.people.agreed("screen", "u1") is None
     assert await store.inbox.waiting("screen", "bot") == []
-    assert await store.turn_of_message("screen", "1", "b-只我知道的一句话") is None
+    assert await store.messages.turn_of("screen", "1", "b-只我知道的一句话") is None
     with closing(sqlite3.connect(database)) as connection:
         dump = "\n".join(connection.iterdump())
     assert "只我" not in dump
@@ -181,8 +181,8 @@ async def test_what_is_erased_while_it_is_answered_breaks_nothing(
     turn = await store.begin_turn(conversation.id, "u1", "u1", "一")
     await store.people.erase("screen", "u1")
     await store.close_turn(turn, "done", "答")
-    await store.link_reply(turn, ["b1"])
-    assert await store.turn_of_message("screen", "1", "b1") is None
+    await store.messages.link_reply(turn, ["b1"])
+    assert await store.messages.turn_of("screen", "1", "b1") is None
 
 
 # Retention.
@@ -214,7 +214,7 @@ async def test_what_is_too_old_goes_with_all_that_hangs_on_it(
     assert [t.text for t in await store.history(conversation, 9, 99)] == ["新话"]
     assert await store.rating(old, "screen", "u2") is None
     assert await store.rating(new, "screen", "u2") is not None
-    assert await store.turn_of_message("screen", "1", "b-旧话") is None
+    assert await store.messages.turn_of("screen", "1", "b-旧话") is None
     assert set(await verdicts(store)) == {new}
     assert await store.people.erased() == {old}
     with closing(sqlite3.connect(database)) as connection:
