@@ -27,11 +27,14 @@ log = logging.getLogger(__name__)
 _HELP_OF = {"terminal": "help_terminal", "telegram": "help_telegram", "discord": "help_discord"}
 _PRIVACY_OF = {"discord": "privacy_discord"}
 _ANSWERS = {
-    "yes": True, "y": True, "愿意": True, "同意": True, "是": True, "好": True, "确认": True,
-    "no": False, "n": False, "不": False, "不愿意": False, "不同意": False, "否": False,
+    "yes": True, "y": True, "ok": True, "愿意": True, "同意": True, "是": True, "是的": True,
+    "好": True, "好的": True, "可以": True, "确认": True,
+    "no": False, "n": False, "不": False, "不愿意": False, "不同意": False, "不要": False,
+    "不用": False, "算了": False, "否": False,
 }  # fmt: skip
 
-_LIST = re.compile(r"(?:list|列表)\s*(\d{0,4})", re.ASCII)
+# What follows it in Chinese is a better wording that begins like it.
+_LIST = re.compile(r"(?:list|列表)(?:\s+(\d{1,4})|\s+[ -~]*)?")
 
 _Command = Callable[[Incoming, Conversation, str, str], Awaitable[str | Said]]
 
@@ -39,6 +42,10 @@ _Command = Callable[[Incoming, Conversation, str, str], Awaitable[str | Said]]
 def is_command(incoming: Incoming) -> bool:
     text = clean(incoming.text)
     return text.startswith("/") and not text.startswith("//")
+
+
+def _answer(argument: str) -> bool | None:
+    return _ANSWERS.get(argument.casefold().strip(" 。.!！"))
 
 
 class Commands:
@@ -161,7 +168,9 @@ class Commands:
         person = (incoming.platform, incoming.user_id)
         if not incoming.user_id:
             return Said(say(lang, "no_vote"), hers=False)
-        answer = _ANSWERS.get(argument.casefold().strip(" 。.!！"))
+        answer = _answer(argument)
+        if argument and answer is None:
+            return Said(say(lang, "privacy_usage"), hers=False)
         if answer is not None:
             await self._store.people.agree(*person, answer)
             await self._learned.refresh()
@@ -196,7 +205,10 @@ class Commands:
         person = (incoming.platform, incoming.user_id)
         if not incoming.user_id:
             return Said(say(lang, "no_vote"), hers=False)
-        if not _ANSWERS.get(argument.casefold().strip(" 。.!！")):
+        answer = _answer(argument)
+        if answer is False:
+            return Said(say(lang, "forget_kept"), hers=False)
+        if answer is None:
             kept = await self._store.people.kept(*person)
             told = say(lang, "forget", turns=kept.turns, ratings=kept.ratings)
             # In a group, whoever pressed it would erase what is theirs.

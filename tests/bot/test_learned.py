@@ -273,6 +273,7 @@ async def test_list_goes_on_until_every_correction_was_told(chat: Chat) -> None:
     assert await chat.say("/feedback list 99") == second
     told = "\n".join([*first.splitlines()[1:-1], *second.splitlines()[1:]])
     assert [f"第{number}句" for number in range(12) if f"更好的第{number}句" not in told] == []
+    assert await chat.say("/feedback list all") == first
     # Words that only begin like it are a better wording.
     await chat.say("/feedback list 里的花都谢了")
     assert "list 里的花" in (await chat.say("/feedback list")).splitlines()[1]
