@@ -206,7 +206,7 @@ def _platforms(settings: Settings, bot: Bot, card: Card) -> list[Platform]:
             )
         )
     if token := settings.discord_token:
-        # Not above: who has no token is spared the second it takes, and Python's warnings of it.
+        # Only where it is wanted: the library takes half a second and 30 MB.
         from bot.platforms.discord import DiscordPlatform
 
         platforms.append(

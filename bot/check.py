@@ -82,7 +82,6 @@ def check(settings: Settings, say: Callable[[str], None]) -> bool:
         told = partial(telegram_calls.check, token.get_secret_value(), settings.telegram.base_url)
         part("telegram", lambda: asyncio.run(told()))
     if token := settings.discord_token:
-        # Not above, as in bot/app.py: who has no token has no need of the library.
         from bot.platforms import discord_calls
 
         told = partial(discord_calls.check, token.get_secret_value(), settings.discord.proxy)

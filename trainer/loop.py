@@ -80,15 +80,17 @@ class Dataset:
 def read_dataset(folder: Path, rich: bool = False) -> Dataset:
     """The authored rows of a folder, and the frozen sets in eval/.
 
-    Those in rich/ are learned where `rich` says so, else only shown. Without eval/talk.jsonl a
-    twentieth of the rows is held out for it. Raises TriplesError, DatasetError.
+    Those in rich/ that need no history are learned where `rich` says so; the others are only shown.
+    Without eval/talk.jsonl a twentieth of the rows is held out for it. Raises TriplesError,
+    DatasetError.
     """
     rows = read_rows(folder)
     shown = [
         Row(key, triple) for key, triple in read_dialogues(folder) if key.startswith(f"{RICH}/")
     ]
     if rich:
-        rows, shown = rows + shown, []
+        rows += [row for row in shown if not row.triple.history]
+        shown = [row for row in shown if row.triple.history]
     frozen: dict[str, list[Row]] = {"talk": [], "safety": [], "sycophancy": []}
     if (folder / "eval").is_dir():
         for row in read_rows(folder / "eval"):
@@ -157,9 +159,14 @@ def train(
     facts = json.loads(json.dumps(facts))  # as they will be read back
     preprocessor = preprocessor_for(settings, folder, dataset.rows, recipe.exemplars, dataset.shown)
     epochs = [
-        preprocessor.epoch(training.seed * 1000 + number, recipe.bare, recipe.agreeing)[
-            : recipe.conversations or None
-        ]
+        preprocessor.epoch(
+            training.seed * 1000 + number,
+            recipe.bare,
+            recipe.agreeing,
+            recipe.kinship,
+            recipe.continuing,
+            recipe.conversations,
+        )
         for number in range(recipe.epochs)
     ]
     held = preprocessor.evaluation(dataset.sets.talk)
