@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from sqlalchemy.engine import URL
 
 from bot.platforms.settings import DiscordSettings, TelegramSettings
-from data.config import PathsSettings, StoreSettings, read_settings
+from data.config import PathsSettings, StoreSettings, database_url, read_settings
 from persona.config import ModelSettings, PersonaSettings
 
 
@@ -26,6 +25,9 @@ class BotSettings(BaseModel):
     """Characters that a message may have."""
     history: int = Field(default=30, ge=0)
     """Earlier exchanges considered for the prompt; [model] context decides how many fit."""
+    learned: int = Field(default=20, ge=0)
+    """Approved corrections of one person that serve everyone as exemplars, the newest ones; and of
+    any one chat that serve it alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,7 @@ class Settings:
 
     @property
     def database_url(self) -> str:
-        if self.store.url:
-            return self.store.url
-        # Written as a URL: a folder's name may hold %, ? or #.
-        path = str(self.paths.var / "daiyu.db")
-        return URL.create("sqlite+aiosqlite", database=path).render_as_string()
+        return database_url(self.paths, self.store)
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {

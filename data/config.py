@@ -10,6 +10,7 @@ from typing import Any
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy.engine import URL
 
 ENV_PREFIX = "DAIYU_"
 
@@ -36,6 +37,22 @@ class StoreSettings(BaseModel):
     """SQLAlchemy URL of the database; empty is SQLite in `daiyu.db` under [paths] var."""
     busy_timeout: float = Field(default=10.0, gt=0)
     """Seconds to wait for another process's write."""
+    retention_days: int = Field(default=0, ge=0, le=36500)
+    """Days after which what was said is erased, with its ratings and corrections; 0 is never."""
+    discord_permission: str = ""
+    """Reference of Discord's own permission to train on its messages; without one nothing that was
+    said there is learned, nor shown outside its chat. To obtain it is the owner's affair."""
+    agreement: int = Field(default=3, ge=0)
+    """People who must have written a correction alike for it to serve everyone without review; 0
+    leaves that to the review alone."""
+
+
+def database_url(paths: PathsSettings, store: StoreSettings) -> str:
+    """The SQLAlchemy URL of the database."""
+    if store.url:
+        return store.url
+    # Written as a URL: a folder's name may hold %, ? or #.
+    return URL.create("sqlite+aiosqlite", database=str(paths.var / "daiyu.db")).render_as_string()
 
 
 def environment(dotenv: Path = Path(".env")) -> dict[str, str]:

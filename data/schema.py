@@ -16,6 +16,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -65,6 +66,9 @@ conversations = Table(
     # Turns up to this one are out of the context: /reset forgets nothing that was logged.
     Column("reset_turn", Integer, nullable=False, server_default="0"),
     Column("created_at", UTCDateTime, nullable=False),
+    # Whether others read along; NULL on what was begun before this was asked. What may be learned
+    # from a chat depends on it.
+    Column("is_group", Boolean),
     UniqueConstraint("platform", "chat_id", "thread_id"),
 )
 
@@ -143,13 +147,50 @@ consents = Table(
     UniqueConstraint("platform", "user_id"),
 )
 
-# Turns that were erased. The id is all that is left of one: an adapter's lineage names the turns
-# that it learned from, and this tells which adapters are concerned.
+# Turns that were erased, at their person's wish or by age. The id is all that is left of one: an
+# adapter's lineage names the turns that it learned from, and so it is known which are concerned.
 erasures = Table(
     "erasures",
     metadata,
     Column("turn_id", Integer, primary_key=True, autoincrement=False),
     Column("erased_at", UTCDateTime, nullable=False),
+)
+
+# People who had all of theirs erased: enough to tell one who asks again that it was done, and for
+# nobody else to find out who they were.
+forgotten = Table(
+    "forgotten",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("salt", LargeBinary, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("forgotten_at", UTCDateTime, nullable=False),
+    UniqueConstraint("hash"),
+)
+
+VERDICTS = ("held", "approved", "rejected")
+
+# What may not be learned before a person has judged it, and what that person said. A row is about
+# a correction, by its author, or about the reply itself, and then it names nobody.
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("turn_id", ForeignKey("turns.id", ondelete="CASCADE"), nullable=False),
+    Column("platform", String(16), nullable=False, server_default=""),
+    Column("user_id", String(64), nullable=False, server_default=""),
+    # The words that were judged: a correction that is replaced is another one.
+    Column("wording", Text, nullable=False),
+    # Empty where no rule spoke against it, and a person judged it all the same.
+    Column("reason", String(16), nullable=False),
+    Column("state", String(16), nullable=False, server_default="held"),
+    # What the reviewer made of it.
+    Column("edited", Text),
+    Column("reviewer", String(64)),
+    Column("reviewed_at", UTCDateTime),
+    Column("created_at", UTCDateTime, nullable=False),
+    CheckConstraint(f"state IN {VERDICTS}", name="state"),
+    UniqueConstraint("turn_id", "platform", "user_id"),
 )
 
 inbox = Table(

@@ -7,12 +7,16 @@ forgives typing errors.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import bm25s
 import numpy as np
+import numpy.typing as npt
 
 from persona.prompt import Exchange
 
@@ -34,21 +38,66 @@ def similarity(a: frozenset[str], b: frozenset[str]) -> float:
     return len(a & b) / len(a | b) if a or b else 1.0
 
 
+_K1, _B = 1.5, 0.75  # bm25s's own
+
+
 class ExemplarIndex:
     """Finds exchanges by their message. Built once from a snapshot; replaced, never changed."""
 
     def __init__(self, exchanges: Sequence[Exchange]) -> None:
+        self._learned = _Learned()
         self._exchanges = list(exchanges)
         self._texts = [trigrams(e.text) for e in exchanges]
         self._replies = [trigrams(e.reply) for e in exchanges]
         self._index: bm25s.BM25 | None = None
         terms = [_terms(e.text) for e in exchanges]
+        self._average = sum(map(len, terms)) / max(1, len(terms))
         if any(terms):
-            self._index = bm25s.BM25()
+            self._index = bm25s.BM25(k1=_K1, b=_B)
             self._index.index(terms, show_progress=False)
 
     def __len__(self) -> int:
         return len(self._exchanges)
+
+    @property
+    def exchanges(self) -> list[Exchange]:
+        """All of them, learned ones first."""
+        return list(self._exchanges)
+
+    def with_learned(
+        self, exchanges: Sequence[Exchange], places: Mapping[str, Hashable]
+    ) -> ExemplarIndex:
+        """An index of these beside the ones that this was built from; quickly made.
+
+        `places` tells by its key where alone an exchange is found; one that is not named there is
+        found everywhere. They are weighed by the frequencies of the others.
+        """
+        made = ExemplarIndex(())
+        before = len(self._learned.places)
+        made._exchanges = [*exchanges, *self._exchanges[before:]]
+        made._texts = [*(trigrams(e.text) for e in exchanges), *self._texts[before:]]
+        made._replies = [*(trigrams(e.reply) for e in exchanges), *self._replies[before:]]
+        made._index, made._average = self._index, self._average
+        for number, exchange in enumerate(exchanges):
+            terms = Counter(_terms(exchange.text))
+            length = terms.total()
+            share = length / (self._average or length or 1)
+            for term, count in terms.items():
+                weight = count / (count + _K1 * (1 - _B + _B * share))
+                made._learned.weights[term].append((number, self._rarity(term) * weight))
+            made._learned.places.append(places.get(exchange.key))
+        return made
+
+    def _rarity(self, term: str) -> float:
+        """Inverse document frequency, as the index itself reckons it."""
+        if self._index is None:
+            return math.log(2)
+        place = self._index.vocab_dict.get(term)
+        ends, count = self._index.scores["indptr"], self._index.scores["num_docs"]
+        found = 0
+        if place is not None and place + 1 < len(ends):
+            found = int(ends[place + 1] - ends[place])
+        return math.log(1 + (count - found + 0.5) / (found + 0.5))
 
     def nearest(
         self,
@@ -58,18 +107,19 @@ class ExemplarIndex:
         said: Collection[str] = (),
         without: Collection[str] = (),
         apart_from: str | None = None,
+        place: Hashable = None,
     ) -> list[Exchange]:
         """The `k` nearest exchanges, nearest last, no two of which say the same.
 
         `said` are replies of this conversation, which no exemplar may say again. `without` are
         keys never to return. `apart_from` is a reply: with training rows, whatever says the same
-        as the row itself is left out, message or reply.
+        as the row itself is left out, message or reply. `place` is where it is asked.
         """
         terms = _terms(text)
-        if self._index is None or k <= 0 or not terms:
+        if k <= 0 or not terms:
             return []
         own_text = trigrams(text)
-        scores = self._index.get_scores(terms)
+        scores = self._scores(terms, place)
         # 嗯 is not 嗯嗯, though they share all their characters.
         for i in np.argsort(-scores, kind="stable")[:_LOOKED_AT]:
             if self._texts[i] == own_text:
@@ -93,8 +143,30 @@ class ExemplarIndex:
                 chosen.append(int(i))
         return [self._exchanges[i] for i in reversed(chosen)]
 
+    def _scores(self, terms: list[str], place: Hashable) -> npt.NDArray[np.float32]:
+        """BM25 of each exchange, in their order; 0 where one may not be found here."""
+        learned = np.zeros(len(self._learned.places), np.float32)
+        for term in terms:
+            for number, weight in self._learned.weights.get(term, ()):
+                if self._learned.places[number] in (None, place):
+                    learned[number] += weight
+        authored = np.zeros(len(self._exchanges) - len(learned), np.float32)
+        if self._index is not None:
+            authored = self._index.get_scores(terms)
+        return np.concatenate([learned, authored])
+
     def _differ(self, i: int, j: int) -> bool:
         return similarity(self._replies[i], self._replies[j]) < SAME
+
+
+@dataclass(frozen=True, slots=True)
+class _Learned:
+    """Where each learned exchange is found, None being everywhere, and what each term weighs."""
+
+    places: list[Hashable] = field(default_factory=list)
+    weights: defaultdict[str, list[tuple[int, float]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
 
 
 def _letters(text: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -126,6 +126,17 @@ class Registry:
         if "/" in name or name in ("", ".", "..") or not (path / LINEAGE_FILE).is_file():
             raise RegistryError(f"there is no version {name!r}; `list` shows those that are")
         return read_version(path)
+
+    def trained_on(self, turns: Collection[int]) -> list[Version]:
+        """The versions that learned from any of these turns, oldest first. Raises RegistryError."""
+        wanted = set(turns)
+
+        def learned(version: Version) -> bool:
+            dataset = version.lineage.get("dataset")
+            named = dataset.get("turns") if isinstance(dataset, dict) else None
+            return isinstance(named, list) and any(turn in wanted for turn in named)
+
+        return [version for version in self.versions() if learned(version)]
 
     def current(self) -> Version | None:
         """The version that is served; None where nothing was promoted. Raises RegistryError."""

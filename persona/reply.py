@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Hashable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -77,7 +77,7 @@ class Host(Protocol):
     def take(self) -> Serving: ...
     def leave(self, serving: Serving) -> None: ...
     def candidates(self, serving: Serving) -> int: ...
-    def nearest(self, text: str, said: Sequence[str]) -> list[Exchange]: ...
+    def nearest(self, text: str, said: Sequence[str], place: Hashable) -> list[Exchange]: ...
     def generate(
         self, engine: Engine, prompt: Prompt, sampling: Sampling
     ) -> AsyncGenerator[Delta]: ...
@@ -113,6 +113,7 @@ class Reply:
         speaker: str | None,
         turn: int,
         rejected: Sequence[str],
+        place: Hashable,
     ) -> None:
         self.outcome = Outcome()
         self._host = host
@@ -122,6 +123,7 @@ class Reply:
         self._turn = turn
         # What she must not say again: here, and to this message.
         self._said = [*(exchange.reply for exchange in history), *rejected]
+        self._place = place
 
     async def __aiter__(self) -> AsyncGenerator[str]:
         serving = self._host.take()
@@ -171,7 +173,7 @@ class Reply:
         self._host.note(outcome, time.monotonic() - started)
 
     def _prompt(self, serving: Serving) -> Prompt:
-        near = self._host.nearest(self._text, self._said)
+        near = self._host.nearest(self._text, self._said, self._place)
         prompt = serving.builder.build(self._text, self._history, near, self._speaker)
         self.outcome.prompt_tokens = len(prompt.ids)
         self.outcome.exemplars, self.outcome.dropped = prompt.exemplars, prompt.dropped

@@ -65,7 +65,8 @@ class InferenceService:
         self.sampling = sampling
         self._serving = Serving(engine, builder, version)
         self._closings: set[asyncio.Task[None]] = set()
-        self._exemplars = exemplars
+        self.exemplars = exemplars
+        """What is chosen from; another one may take its place at any time."""
         self.authored = authored
         self._exemplar_count = exemplar_count
         self.sense = sense
@@ -114,13 +115,15 @@ class InferenceService:
         speaker: str | None = None,
         turn: int = 0,
         rejected: Sequence[str] = (),
+        place: Hashable = None,
     ) -> Reply:
         """The reply to a message: iterate it for the text so far; then see `outcome`.
 
         `turn` numbers the turn, which picks among authored replies; `rejected` are replies to this
-        message that were not liked. Iterating raises PromptTooLong or EngineError.
+        message that were not liked. `place` is the chat: what was learned in it and is not yet for
+        everyone is an exemplar there. Iterating raises PromptTooLong or EngineError.
         """
-        return Reply(self, text, history, speaker, turn, rejected)
+        return Reply(self, text, history, speaker, turn, rejected, place)
 
     def stats(self) -> ServiceStats:
         first = sorted(self._recent.first) or [0.0]
@@ -144,8 +147,8 @@ class InferenceService:
         """How many replies to make at once for a message: fewer where many people wait for one."""
         return max(1, min(self._candidates, self._together // max(1, serving.replies)))
 
-    def nearest(self, text: str, said: Sequence[str]) -> list[Exchange]:
-        return self._exemplars.nearest(text, self._exemplar_count, said=said)
+    def nearest(self, text: str, said: Sequence[str], place: Hashable) -> list[Exchange]:
+        return self.exemplars.nearest(text, self._exemplar_count, said=said, place=place)
 
     async def generate(
         self, engine: Engine, prompt: Prompt, sampling: Sampling

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import getpass
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 
 from data.config import SettingsError, environment
+from data.database import StoreError
+from data.transactions import StoreUnavailable
 from data.triples import TriplesError
 from persona.card import CardError
 from persona.checkpoint import CheckpointError
@@ -32,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Imported late, so that `list` and `lint` need no torch: these two live beside it.
     mistakes: tuple[type[Exception], ...] = (
         SettingsError, TriplesError, CardError, CheckpointError, EngineError, RegistryError,
-        ServingError, WeightsError, ChildError, GuardError, LintError,
+        ServingError, WeightsError, ChildError, GuardError, LintError, StoreError,
+        StoreUnavailable,
     )  # fmt: skip
     if parsed.run in (_loop, _train, _gate):
         try:
@@ -95,6 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     reading.add_argument("--messages", type=Path, default=Path("docs/readings/messages.txt"))
     talks = Path("docs/readings/conversations.txt")
     reading.add_argument("--conversations", type=Path, default=talks)
+    reviewing = add("review", _review, "judge what was put aside, and corrections")
+    reviewing.add_argument("--as", dest="reviewer", metavar="NAME", help="who judges; is recorded")
     linted = add("lint", _lint, "check authored rows")
     linted.add_argument("folder", type=Path, nargs="?")
     return parser
@@ -107,11 +113,13 @@ def _loop(settings: Settings, arguments: argparse.Namespace) -> int:
 
 def _train(settings: Settings, arguments: argparse.Namespace) -> int:
     from trainer import loop
+    from trainer.conversations import still_allowed, with_conversations
     from trainer.display import Display
     from trainer.run import is_main, only_trainer
 
     with Display(quiet=not is_main()) as display, only_trainer(settings.runs):
         dataset = loop.read_dataset(settings.persona.dialogues, rich=settings.training.rich)
+        dataset = with_conversations(settings, dataset, display.say, arguments.resume)
         display.say(f"{len(dataset.rows)} rows, {len(dataset.sets.talk)} to judge by")
         run = loop.train(
             settings,
@@ -120,6 +128,7 @@ def _train(settings: Settings, arguments: argparse.Namespace) -> int:
             resume=arguments.resume,
             watch=display.watch,
             say=display.say,
+            recheck=lambda ready: still_allowed(settings, ready, display.say),
         )
         display.say(f"trained: {run.best}")
     return 0
@@ -257,6 +266,34 @@ def _read(settings: Settings, arguments: argparse.Namespace) -> int:
         sheet = reading.sheet(settings, served, weights, messages, conversations, display.report)
         told = asyncio.run(sheet)
     print(told, end="")
+    return 0
+
+
+def _review(settings: Settings, arguments: argparse.Namespace) -> int:
+    from trainer.collect import harvest
+    from trainer.review import review
+    from trainer.stored import opened, screen
+
+    def ask(question: str) -> str:
+        print(question, end="", flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            print()
+            raise EOFError
+        if not sys.stdin.isatty():
+            print(line.rstrip("\n"))
+        return line
+
+    async def go() -> str:
+        async with opened(settings) as store:
+            who = arguments.reviewer or getpass.getuser()
+            judge = screen(settings)
+            # What would be collected tonight: its doubtful part is put aside by that.
+            await harvest(store.learning, judge, settings.training, settings.store)
+            done = await review(store.learning, judge, ask, print, who)
+        return f"approved {done.approved}, rejected {done.rejected}, still waiting {done.left}"
+
+    print(asyncio.run(go()))
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from data.config import PathsSettings, read_settings
+from data.config import PathsSettings, StoreSettings, database_url, read_settings
 from persona.config import ModelSettings, PersonaSettings
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -92,6 +92,24 @@ class TrainingSettings(BaseModel):
     itself where memory does not suffice."""
     checkpoint_seconds: float = Field(default=300.0, gt=0)
     """Between two checkpoints; an interrupted run goes on from the last one with --resume."""
+    platforms: list[Literal["telegram", "terminal", "discord"]] = ["telegram", "terminal"]
+    """Where conversations are learned from; Discord's also needs [store] discord_permission."""
+    share: float = Field(default=0.25, ge=0, lt=1)
+    """Of what is learned, what may come from conversations; 0 learns the authored rows alone."""
+    score: float = Field(default=2.0, gt=0)
+    """Net votes of distinct people that a reply in a group needs; in a private chat its person's
+    own suffices."""
+    approved_only: bool = False
+    """Whether corrections are learned only once `python -m trainer review` approved them."""
+    person_rows: int = Field(default=50, ge=0)
+    """Rows that may hold one person's words."""
+    chat_rows: int = Field(default=200, ge=0)
+    """Rows that may come from one chat."""
+    burst: int = Field(default=5, ge=2)
+    """Young accounts (a day or less) rating in one chat within one hour, from which on all that was
+    rated there in that hour waits for review."""
+    history: int = Field(default=4, ge=0)
+    """Earlier exchanges that a learned one brings along."""
 
     def chosen(self) -> Recipe:
         """The recipe with what is overridden."""
@@ -109,6 +127,7 @@ class Settings:
     """All that the trainer reads of config.toml."""
 
     paths: PathsSettings
+    store: StoreSettings
     model: ModelSettings
     persona: PersonaSettings
     training: TrainingSettings
@@ -118,14 +137,19 @@ class Settings:
         """Where training runs keep their checkpoints."""
         return self.paths.var / "training"
 
+    @property
+    def database_url(self) -> str:
+        return database_url(self.paths, self.store)
+
 
 _SECTIONS: dict[str, type[BaseModel]] = {
     "paths": PathsSettings,
+    "store": StoreSettings,
     "model": ModelSettings,
     "persona": PersonaSettings,
     "training": TrainingSettings,
 }
-_FOREIGN = frozenset({"bot", "store", "telegram", "discord"})
+_FOREIGN = frozenset({"bot", "telegram", "discord"})
 
 
 def read(path: Path, env: Mapping[str, str]) -> Settings:
@@ -133,6 +157,7 @@ def read(path: Path, env: Mapping[str, str]) -> Settings:
     sections = read_settings(path, _SECTIONS, env, _FOREIGN)
     return Settings(
         paths=cast(PathsSettings, sections["paths"]),
+        store=cast(StoreSettings, sections["store"]),
         model=cast(ModelSettings, sections["model"]),
         persona=cast(PersonaSettings, sections["persona"]),
         training=cast(TrainingSettings, sections["training"]),

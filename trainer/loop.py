@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from persona.config import PROFILES
 from persona.engines.base import EngineError
 from persona.engines.openvino_score import score
 from persona.exemplars import ExemplarIndex
-from persona.prompt import IGNORED, PromptBuilder
+from persona.prompt import IGNORED, PromptBuilder, PromptTooLong
 from persona.registry import Registry
 from persona.sense import Sense
 from persona.serving import (
@@ -54,21 +54,41 @@ Watch = Callable[[Step | Evaluation], None]
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """Rows to learn from, rows that only are exemplars, and the frozen ones to judge by, which are
-    near to none of these."""
+    near to none of these. Collected rows are those with meta."""
 
     rows: list[Row]
     shown: list[Row]
     sets: EvalSets
 
+    def of(self, rows: Sequence[Row]) -> Dataset:
+        """The same with other rows to learn from."""
+        return replace(self, rows=list(rows))
 
-def read_dataset(folder: Path, collected: Sequence[Row] = (), rich: bool = False) -> Dataset:
-    """The authored rows of a folder, with the collected ones, and the frozen sets in eval/.
+    def bare(self) -> Dataset:
+        """The authored rows alone."""
+        return self.of([row for row in self.rows if row.triple.meta is None])
+
+    def mixed(self, collected: Sequence[Row], share: float, conversations: int = 0) -> Dataset:
+        """With the best of the collected rows, given best first, up to a share of all.
+
+        Where authored rows make so many `conversations` at the most, so many are all of them.
+        """
+        authored = self.bare().rows
+        learned = min(len(authored), conversations or len(authored))
+        most = len(collected) if share >= 1 else int(share / (1 - share) * learned)
+        # In the order of their turns, so that the same ones make the same run.
+        chosen = sorted(collected[:most], key=lambda row: int((row.triple.meta or {})["turn"]))
+        return self.of([*authored, *chosen])
+
+
+def read_dataset(folder: Path, rich: bool = False) -> Dataset:
+    """The authored rows of a folder, and the frozen sets in eval/.
 
     Those in rich/ that need no history are learned where `rich` says so; the others are only shown.
     Without eval/talk.jsonl a twentieth of the rows is held out for it. Raises TriplesError,
     DatasetError.
     """
-    rows = [*read_rows(folder), *collected]
+    rows = read_rows(folder)
     shown = [
         Row(key, triple) for key, triple in read_dialogues(folder) if key.startswith(f"{RICH}/")
     ]
@@ -119,12 +139,18 @@ def train(
     resume: bool,
     watch: Watch,
     say: Callable[[str], None],
+    recheck: Callable[[Dataset], Dataset] = lambda dataset: dataset,
 ) -> Run:
-    """Trains an adapter, or goes on with one. Raises TrainingError, WeightsError, DatasetError."""
+    """Trains an adapter, or goes on with one. Raises TrainingError, WeightsError, DatasetError.
+
+    `recheck` takes out, once all else is ready, what may not be learned any more.
+    """
     recipe, training = settings.training.chosen(), settings.training
     accelerator = Accelerator()
     base = training_base(settings, weights, say)
     card = read_persona_card(settings.persona.folder)
+    folder = weights.for_transformers(base)
+    dataset = _fitting(recheck(dataset), builder_for(settings, folder))
     facts = {
         "persona": card.name,
         "card": _card_hash(card),
@@ -135,7 +161,6 @@ def train(
         "seed": training.seed,
     }
     facts = json.loads(json.dumps(facts))  # as they will be read back
-    folder = weights.for_transformers(base)
     preprocessor = preprocessor_for(settings, folder, dataset.rows, recipe.exemplars, dataset.shown)
     epochs = [
         preprocessor.epoch(
@@ -182,12 +207,29 @@ def preprocessor_for(
     shown: Sequence[Row] = (),
 ) -> Preprocessor:
     """Makes conversations of rows as the bot does, for the base in `folder`."""
-    builder = PromptBuilder(
+    return Preprocessor(builder_for(settings, folder), rows, exemplars, shown)
+
+
+def builder_for(settings: Settings, folder: Path) -> PromptBuilder:
+    """Builds prompts as the bot does, for the base in `folder`."""
+    return PromptBuilder(
         ChatTokenizer.load(folder / "tokenizer.json"),
         read_persona_card(settings.persona.folder),
         budget(settings.model, settings.persona),
     )
-    return Preprocessor(builder, rows, exemplars, shown)
+
+
+def _fitting(dataset: Dataset, builder: PromptBuilder) -> Dataset:
+    """Without collected rows that are too long to be learned; an authored one is a mistake."""
+
+    def fits(row: Row) -> bool:
+        try:
+            builder.build(row.triple.message, reply=row.triple.output)
+        except PromptTooLong:
+            return False
+        return True
+
+    return dataset.of([row for row in dataset.rows if row.triple.meta is None or fits(row)])
 
 
 def _same_run(accelerator: Accelerator, runs: Path, facts: dict[str, Any], resume: bool) -> Run:

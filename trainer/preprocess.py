@@ -71,8 +71,8 @@ def _draw(row: Row) -> float:
 
 
 def fingerprint(rows: Sequence[Row]) -> str:
-    """SHA-256 over the rows' contents, whatever their order and files."""
-    lines = sorted(row.triple.model_dump_json() for row in rows)
+    """SHA-256 over what the rows say, whatever their order, their files and their votes."""
+    lines = sorted(row.triple.model_copy(update={"meta": None}).model_dump_json() for row in rows)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

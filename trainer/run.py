@@ -80,20 +80,28 @@ class Run:
     @classmethod
     def unfinished(cls, runs: Path, facts: dict[str, Any]) -> Run:
         """The newest run that was cut off, if it is of the same facts. Raises TrainingError."""
+        run = cls.cut_off(runs)
+        if run is None:
+            raise TrainingError(f"{runs} holds no run to resume; train without --resume")
+        differing = [key for key, value in facts.items() if run.facts.get(key) != value]
+        if differing:
+            raise TrainingError(
+                f"{run.folder.name} was begun with another {' and '.join(differing)}; "
+                "undo that change, or train anew without --resume"
+            )
+        return run
+
+    @classmethod
+    def cut_off(cls, runs: Path) -> Run | None:
+        """The newest run that can be gone on with, if there is one. Raises TrainingError."""
         for folder in sorted(runs.glob("*-*"), reverse=True):
             if not (folder / "run.json").is_file() or (folder / "published").exists():
                 continue
             run = cls(folder)
-            if not (run.trained or (folder / "checkpoint").is_dir()):
-                continue  # killed before its first checkpoint: nothing to go on from
-            differing = [key for key, value in facts.items() if run.facts.get(key) != value]
-            if differing:
-                raise TrainingError(
-                    f"{folder.name} was begun with another {' and '.join(differing)}; "
-                    "undo that change, or train anew without --resume"
-                )
-            return run
-        raise TrainingError(f"{runs} holds no run to resume; train without --resume")
+            # Killed before its first checkpoint: nothing to go on from.
+            if run.trained or (folder / "checkpoint").is_dir():
+                return run
+        return None
 
     @classmethod
     def unpublished(cls, runs: Path) -> Run:

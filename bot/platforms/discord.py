@@ -21,6 +21,7 @@ import discord
 
 from bot.platforms.base import (
     STOPPED,
+    File,
     Handler,
     Inbox,
     Incoming,
@@ -276,3 +277,6 @@ class DiscordPlatform:
 
     async def typing(self, to: Incoming) -> None:
         await self._sender.typing(to)
+
+    async def hand_over(self, to: Incoming, file: File) -> None:
+        await self._sender.hand_over(to, file)

@@ -153,3 +153,55 @@ def test_a_thousand_exchanges_are_searched_in_no_time() -> None:
     start = time.process_time()
     assert keys(index.nearest("第777枝花开了", 3))[-1] == "777"
     assert time.process_time() - start < 0.5
+
+
+# What was learned stands beside what was authored.
+
+LEARNED = [
+    Exchange("外头刮大风了", "掩上窗便是。", "turn:1"),
+    Exchange("你吃药了没有", "苦的东西，谁记得它。", "turn:2"),
+]
+
+
+def test_what_was_learned_is_found_as_if_it_had_been_there_from_the_start() -> None:
+    index = ExemplarIndex(TALK).with_learned(LEARNED, {})
+    assert len(index) == len(TALK) + 2
+    assert keys(index.exchanges) == ["turn:1", "turn:2", *keys(TALK)]
+    assert keys(index.nearest("外头风大么", 1)) == ["turn:1"]
+    # The like message was authored too: the learned one is the nearer.
+    assert keys(index.nearest("你吃药了没有", 2)) == ["medicine", "turn:2"]
+    for text in ("外头刮大风了", "院子里的竹子高不高", "你吃药了没有"):
+        whole = ExemplarIndex([*LEARNED, *TALK])
+        assert keys(index.nearest(text, 1)) == keys(whole.nearest(text, 1))
+
+
+def test_what_was_learned_in_a_place_is_found_there_alone() -> None:
+    index = ExemplarIndex(TALK).with_learned(LEARNED, {"turn:1": ("telegram", "7")})
+    assert keys(index.nearest("外头刮大风了", 1, place=("telegram", "7"))) == ["turn:1"]
+    assert "turn:1" not in keys(index.nearest("外头刮大风了", 5))
+    assert "turn:1" not in keys(index.nearest("外头刮大风了", 5, place=("telegram", "8")))
+    assert "turn:2" in keys(index.nearest("你吃药了没有", 2, place=("telegram", "8")))
+
+
+def test_what_is_learned_next_takes_the_place_of_what_was() -> None:
+    first = ExemplarIndex(TALK).with_learned(LEARNED, {})
+    second = first.with_learned(LEARNED[1:], {})
+    assert keys(second.exchanges) == ["turn:2", *keys(TALK)]
+    assert keys(second.with_learned([], {}).exchanges) == keys(TALK)
+    # The one before is as it was: replies on their way may still use it.
+    assert keys(first.nearest("外头刮大风了", 1)) == ["turn:1"]
+
+
+def test_without_anything_authored_what_was_learned_is_all_there_is() -> None:
+    index = ExemplarIndex([]).with_learned(LEARNED, {})
+    assert keys(index.nearest("外头风大么", 3)) == ["turn:1"]
+    assert ExemplarIndex([]).with_learned([], {}).nearest("风", 3) == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text(max_size=12), max_size=6), st.text(max_size=12))
+def test_any_texts_can_be_learned_and_searched(texts: list[str], asked: str) -> None:
+    learned = [Exchange(text, text, f"turn:{n}") for n, text in enumerate(texts)]
+    found = ExemplarIndex(TALK).with_learned(learned, {"turn:0": "a"}).nearest(asked, 3)
+    assert len(found) <= 3
+    assert "turn:0" not in keys(found)

@@ -1,0 +1,43 @@
+"""Raters: what each one's vote is worth, by their own record."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+from data.corrections import Correction
+from data.learning import Person, Snapshot
+
+Weights = Callable[[Person], float]
+"""What a person's vote counts, 0 to 1."""
+
+_TRUST = 2
+"""Judgements in agreement that somebody unknown is taken to have behind them."""
+
+
+def weigh(snapshot: Snapshot, corrections: Mapping[int, Iterable[Correction]]) -> Weights:
+    """Weights by agreement with the others who rated the same turns, and by failed corrections.
+
+    Whoever is right half of the time counts whole; nobody knows taste. Below that the weight falls:
+    of ten votes, all against the others', a third is left.
+    """
+    right: Counter[Person] = Counter()
+    wrong: Counter[Person] = Counter()
+    for rated in snapshot.rated:
+        total = sum(judgement.vote for judgement in rated.judgements)
+        for judgement in rated.judgements:
+            others = total - judgement.vote
+            if others * judgement.vote > 0:
+                right[judgement.person] += 1
+            elif others * judgement.vote < 0:
+                wrong[judgement.person] += 1
+    for several in corrections.values():
+        for correction in several:
+            if correction.state in ("held", "rejected"):
+                wrong[correction.person] += 1
+
+    def weight(person: Person) -> float:
+        agreed = right[person] + _TRUST
+        return min(1.0, 2 * agreed / (agreed + wrong[person]))
+
+    return weight
