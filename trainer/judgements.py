@@ -180,9 +180,10 @@ def sheet(
 ) -> str:
     """The judged turns with both subjects' answers, as Markdown for a person to read."""
     rejected, corrected = people.rejected, people.corrected
-    lines = [
-        "## What people had said of earlier replies",
-        "",
+    lines = ["## What people had said of earlier replies", ""]
+    if not (rejected.turns or corrected.turns):
+        return "\n".join([*lines, "None that may be asked about.", ""])
+    lines += [
         f"- voted down: {len(rejected.turns)} replies; said again by the new one "
         f"{len(rejected.candidate)}, by the old one {len(rejected.incumbent)}",
         f"- corrected: {len(corrected.turns)} replies; the new one is nearer to the correction in "
