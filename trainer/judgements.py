@@ -103,20 +103,22 @@ async def answers(subject: Subject, turns: Sequence[Judged]) -> dict[int, Answer
             return (await speak(subject, "judged", turn.message, turn.history, "")).text
 
     texts = await asyncio.gather(*(said(turn) for turn in fitting))
-    better = [turn for turn in fitting if turn.correction and _fits(subject, turn, turn.correction)]
-    scores = await subject.scorer(
-        [to_score(subject, turn.message, turn.history, turn.correction or "") for turn in better]
-    )
-    nats = {turn.turn_id: -sum(score) for turn, score in zip(better, scores, strict=True)}
+    better = {turn.turn_id: turn.correction for turn in fitting if turn.correction is not None}
+    asked = [
+        to_score(subject, turn.message, turn.history, better[turn.turn_id])
+        for turn in fitting
+        if turn.turn_id in better
+    ]
+    scores = dict(zip(better, await subject.scorer(asked), strict=True))
     return {
-        turn.turn_id: _answer(turn, text, nats.get(turn.turn_id))
+        turn.turn_id: _answer(turn, text, scores.get(turn.turn_id))
         for turn, text in zip(fitting, texts, strict=True)
     }
 
 
 def _fits(subject: Subject, turn: Judged) -> bool:
     try:
-        subject.builder.build(turn.message)
+        subject.builder.build(turn.message, turn.history)
     except PromptTooLong:
         return False
     return True
@@ -150,7 +152,7 @@ def _rejected(both: Mapping[int, tuple[Answer, Answer]]) -> Rejected:
 def _sign_test(worse: int, better: int) -> float:
     """How likely at least so many of both are for the worse, if either is as likely."""
     both = worse + better
-    return sum(math.comb(both, n) for n in range(worse, both + 1)) / 2**both
+    return float(sum(math.comb(both, n) for n in range(worse, both + 1)) / 2**both)
 
 
 def _corrected(both: Mapping[int, tuple[Answer, Answer]]) -> Corrected:

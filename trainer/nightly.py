@@ -42,7 +42,8 @@ def time_of_day(text: str) -> time:
 def due_on(day: date, at: time) -> datetime:
     """That local time on a day: where the clock skips it, as much later; where it comes twice, the
     first."""
-    return datetime.combine(day, at).astimezone()
+    # Not `astimezone` at once: of an hour that the clock skips it makes an earlier one.
+    return datetime.fromtimestamp(datetime.combine(day, at).timestamp()).astimezone()
 
 
 def next_due(after: datetime, at: time) -> datetime:
