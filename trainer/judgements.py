@@ -186,9 +186,9 @@ def sheet(
     if not (rejected.turns or corrected.turns):
         return "\n".join([*lines, "None that may be asked about.", ""])
     lines += [
-        f"- voted down: {len(rejected.turns)} replies; said again by the new one "
+        f"- replies voted down: {len(rejected.turns)}; said again by the new one "
         f"{len(rejected.candidate)}, by the old one {len(rejected.incumbent)}",
-        f"- corrected: {len(corrected.turns)} replies; the new one is nearer to the correction in "
+        f"- replies corrected: {len(corrected.turns)}; the new one is nearer to the correction in "
         f"{corrected.nearer}, the old one in {corrected.farther}",
         "",
     ]

@@ -109,17 +109,16 @@ def night(command: Sequence[str], registry: Registry, log: Path) -> str:
                 _end(child)
                 raise
         made = [version for version in registry.versions() if version.name not in before]
-        current = registry.current()
+        if made and code in (0, 2):
+            return _of_version(made[-1], registry.current())
+        last = _last_line(log)
     except (OSError, RegistryError) as error:
         return f"failed: {error}"
-    if made and code in (0, 2):
-        return _of_version(made[-1], current)
-    last = _last_line(log)
     if code == 0:
         return last
     if code < 0:
         memory = "; perhaps memory ran out" if code == -signal.SIGKILL else ""
-        last = f"ended by {signal.Signals(-code).name}{memory}"
+        last = f"ended by signal {-code}{memory}"
     return f"failed: {last} ({log})"
 
 

@@ -212,8 +212,8 @@ def test_sheet_tells_of_people_and_of_none() -> None:
     ours, theirs = {7: Answer(STALE, True, 0.0, 9.0, 16)}, {7: Answer("", False, 0.1, 9.0, 16)}
     told = sheet([turn], ours, theirs, compare_answers(ours, theirs))
     assert told.splitlines()[2:] == [
-        "- voted down: 1 replies; said again by the new one 1, by the old one 0",
-        "- corrected: 1 replies; the new one is nearer to the correction in 0, the old one in 1",
+        "- replies voted down: 1; said again by the new one 1, by the old one 0",
+        "- replies corrected: 1; the new one is nearer to the correction in 0, the old one in 1",
         "",
         "**下雨 了** (turn 7)",
         "",
