@@ -90,6 +90,8 @@ class TrainingSettings(BaseModel):
     pack_tokens: int = Field(default=0, ge=0)
     """Tokens that go through the model at once; 0 is 512 on a CPU and 8192 on a GPU. Halved by
     itself where memory does not suffice."""
+    threads: int = Field(default=0, ge=0)
+    """Threads that training computes with; 0 is one a core."""
     checkpoint_seconds: float = Field(default=300.0, gt=0)
     """Between two checkpoints; an interrupted run goes on from the last one with --resume."""
     platforms: list[Literal["telegram", "terminal", "discord"]] = ["telegram", "terminal"]

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
@@ -39,6 +40,8 @@ from persona.tokenizer import ChatTokenizer
 from persona.weights import EMBEDDED, Base, NoSource, Weights
 from trainer.config import Settings
 from trainer.gate import Measured, Verdict, compare, measure, samples
+from trainer.judged import Judged, read_judged
+from trainer.judgements import sheet
 from trainer.lint import read_rules
 from trainer.model import adapt, example_losses, load_merged, pack_tokens
 from trainer.packing import Example
@@ -140,12 +143,16 @@ def train(
     watch: Watch,
     say: Callable[[str], None],
     recheck: Callable[[Dataset], Dataset] = lambda dataset: dataset,
+    consider: Callable[[dict[str, Any]], None] = lambda facts: None,
 ) -> Run:
     """Trains an adapter, or goes on with one. Raises TrainingError, WeightsError, DatasetError.
 
-    `recheck` takes out, once all else is ready, what may not be learned any more.
+    `recheck` takes out, once all else is ready, what may not be learned any more. `consider` is
+    told the facts that the lineage will hold, and may refuse by raising.
     """
     recipe, training = settings.training.chosen(), settings.training
+    if training.threads:
+        torch.set_num_threads(training.threads)
     accelerator = Accelerator()
     base = training_base(settings, weights, say)
     card = read_persona_card(settings.persona.folder)
@@ -161,6 +168,7 @@ def train(
         "seed": training.seed,
     }
     facts = json.loads(json.dumps(facts))  # as they will be read back
+    consider(facts)
     preprocessor = preprocessor_for(settings, folder, dataset.rows, recipe.exemplars, dataset.shown)
     epochs = [
         preprocessor.epoch(
@@ -267,19 +275,33 @@ async def gate(
 ) -> tuple[Verdict, str]:
     """Holds a run's best adapter against what is served; the verdict and the sample sheet.
 
-    Raises EngineError, WeightsError, CheckpointError, RegistryError, DatasetError.
+    Raises EngineError, WeightsError, CheckpointError, RegistryError, DatasetError, StoreError,
+    StoreUnavailable.
     """
     if engine_name(settings.model) == "echo":
         raise EngineError('[model] engine = "echo" has no weights that could be judged')
     base = run.facts["base"]
     candidate = Served(run.folder.name, base["name"], run.best, base["sha256"])
-    ours = await _measured(settings, dataset, weights, candidate, report)
-    theirs = await _measured(settings, dataset, weights, incumbent(settings), report)
-    return compare(ours, theirs), samples(ours, theirs)
+    dataset = dataset.bare()  # no correction among the exemplars that it is judged with
+    judged = await read_judged(settings)
+    ours = await _measured(settings, dataset, judged, weights, candidate, report)
+    theirs = await _measured(settings, dataset, judged, weights, incumbent(settings), report)
+    # Asked again: what was withdrawn or erased meanwhile is neither counted nor shown.
+    still = await read_judged(settings, [turn.turn_id for turn in judged]) if judged else []
+    judged = [turn for turn in judged if turn in still]
+    ours, theirs = ours.of(judged), theirs.of(judged)
+    verdict = compare(ours, theirs)
+    people = sheet(judged, ours.answers, theirs.answers, verdict.people)
+    return verdict, f"{samples(ours, theirs)}\n{people}"
 
 
 async def _measured(
-    settings: Settings, dataset: Dataset, weights: Weights, served: Served, report: Report
+    settings: Settings,
+    dataset: Dataset,
+    judged: Sequence[Judged],
+    weights: Weights,
+    served: Served,
+    report: Report,
 ) -> Measured:
     engine, tokenizer = await load_engine(served, settings.model, weights, report)
     try:
@@ -302,7 +324,7 @@ async def _measured(
                 reply for row in (*dataset.rows, *dataset.shown) for reply in row.triple.replies
             ),
         )
-        return await measure(subject, dataset.sets, report)
+        return await measure(subject, dataset.sets, report, judged)
     finally:
         await engine.close()
 
