@@ -27,6 +27,7 @@ from persona.config import PROFILES
 from persona.engines.base import Engine, EngineError
 from persona.exemplars import ExemplarIndex
 from persona.guard import AuthoredReplies
+from persona.memory import give_back
 from persona.prompt import Exchange, PromptBuilder
 from persona.registry import Registry, RegistryError
 from persona.sense import Sense
@@ -163,6 +164,7 @@ async def opened(settings: Settings) -> AsyncGenerator[tuple[Bot, Character]]:
         service = make_service(settings, character, loaded)
         takeover = make_takeover(settings, character, service)
         takeover.failure = loaded.instead_of
+        give_back()  # what was only needed to build all this
         try:
             yield Bot(settings, store, service, character.card, takeover), character
         finally:

@@ -13,6 +13,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import bm25s
 import numpy as np
@@ -27,6 +28,7 @@ _LOOKED_AT = 64
 _WORD = re.compile(r"[a-z0-9]+")
 
 
+@lru_cache(maxsize=8192)  # those of all dialogues would take 70 MB
 def trigrams(text: str) -> frozenset[str]:
     """The text's runs of three characters, punctuation and case left out."""
     letters = _letters(text)
@@ -47,8 +49,6 @@ class ExemplarIndex:
     def __init__(self, exchanges: Sequence[Exchange]) -> None:
         self._learned = _Learned()
         self._exchanges = list(exchanges)
-        self._texts = [trigrams(e.text) for e in exchanges]
-        self._replies = [trigrams(e.reply) for e in exchanges]
         self._index: bm25s.BM25 | None = None
         terms = [_terms(e.text) for e in exchanges]
         self._average = sum(map(len, terms)) / max(1, len(terms))
@@ -75,8 +75,6 @@ class ExemplarIndex:
         made = ExemplarIndex(())
         before = len(self._learned.places)
         made._exchanges = [*exchanges, *self._exchanges[before:]]
-        made._texts = [*(trigrams(e.text) for e in exchanges), *self._texts[before:]]
-        made._replies = [*(trigrams(e.reply) for e in exchanges), *self._replies[before:]]
         made._index, made._average = self._index, self._average
         for number, exchange in enumerate(exchanges):
             terms = Counter(_terms(exchange.text))
@@ -122,7 +120,7 @@ class ExemplarIndex:
         scores = self._scores(terms, place)
         # 嗯 is not 嗯嗯, though they share all their characters.
         for i in np.argsort(-scores, kind="stable")[:_LOOKED_AT]:
-            if self._texts[i] == own_text:
+            if trigrams(self._exchanges[i].text) == own_text:
                 scores[i] *= 2
         own_reply = None if apart_from is None else trigrams(apart_from)
         spent = [trigrams(reply) for reply in said]
@@ -133,11 +131,13 @@ class ExemplarIndex:
             if self._exchanges[i].key in without:
                 continue
             if own_reply is not None and (
-                similarity(self._texts[i], own_text) >= SAME
-                or similarity(self._replies[i], own_reply) >= SAME
+                similarity(trigrams(self._exchanges[i].text), own_text) >= SAME
+                or similarity(trigrams(self._exchanges[i].reply), own_reply) >= SAME
             ):
                 continue
-            if any(similarity(self._replies[i], reply) >= SAME for reply in spent):
+            if any(
+                similarity(trigrams(self._exchanges[i].reply), reply) >= SAME for reply in spent
+            ):
                 continue
             if all(self._differ(int(i), j) for j in chosen):
                 chosen.append(int(i))
@@ -156,7 +156,10 @@ class ExemplarIndex:
         return np.concatenate([learned, authored])
 
     def _differ(self, i: int, j: int) -> bool:
-        return similarity(self._replies[i], self._replies[j]) < SAME
+        return (
+            similarity(trigrams(self._exchanges[i].reply), trigrams(self._exchanges[j].reply))
+            < SAME
+        )
 
 
 @dataclass(frozen=True, slots=True)
