@@ -377,8 +377,8 @@ class Methods:
         return message.json()
 
     def _uploaded(self, params: Params, name: str) -> tuple[str, bytes]:
-        """A file that came with the form, under the name that the field attaches."""
-        attached = params.files.get(params.text(name).removeprefix("attach://"))
+        """A file that came with the form, in the field itself or under the name it attaches."""
+        attached = params.files.get(params.text(name).removeprefix("attach://") or name)
         if attached is None:
             raise bad("wrong remote file identifier specified")
         if len(attached[1]) > 50 * 1024 * 1024:
