@@ -24,6 +24,7 @@ from typing import Any
 from benchmarks.chats import EngineWorkload, Figures, Metered, TurnWorkload, Workload, measure
 from benchmarks.machine import machine, peak_bytes
 from bot import app, config
+from bot.bot import Bot
 from bot.check import MISTAKES
 from bot.progress import StartProgress
 from data.config import environment
@@ -165,7 +166,7 @@ async def opened(engine_name: str, workload: str) -> AsyncGenerator[Workload]:
             store = await Store.open(settings.database_url)
             try:
                 takeover = app.make_takeover(settings, character, service)
-                bot = app.Bot(settings, store, service, character.card, takeover)
+                bot = Bot(settings, store, service, character.card, takeover)
                 yield TurnWorkload(bot, store, rows, character.exchanges)
             finally:
                 await store.close()

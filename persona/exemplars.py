@@ -1,12 +1,14 @@
 """Exemplars: the authored and approved exchanges nearest to a message.
 
 They stand before the conversation and carry most of her voice on an untrained base. Nearness is
-BM25 over single characters and pairs, which needs no word segmenter and forgives typing errors.
+BM25 over single characters and pairs, and over words of letters: it needs no word segmenter and
+forgives typing errors.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Mapping, Sequence
@@ -20,6 +22,9 @@ from persona.prompt import Exchange
 
 SAME = 0.6
 """Character 3-gram Jaccard from which on two texts say the same."""
+
+_LOOKED_AT = 64
+_WORD = re.compile(r"[a-z0-9]+")
 
 
 def trigrams(text: str) -> frozenset[str]:
@@ -113,8 +118,12 @@ class ExemplarIndex:
         terms = _terms(text)
         if k <= 0 or not terms:
             return []
-        scores = self._scores(terms, place)
         own_text = trigrams(text)
+        scores = self._scores(terms, place)
+        # 嗯 is not 嗯嗯, though they share all their characters.
+        for i in np.argsort(-scores, kind="stable")[:_LOOKED_AT]:
+            if self._texts[i] == own_text:
+                scores[i] *= 2
         own_reply = None if apart_from is None else trigrams(apart_from)
         spent = [trigrams(reply) for reply in said]
         chosen: list[int] = []
@@ -166,5 +175,8 @@ def _letters(text: str) -> str:
 
 
 def _terms(text: str) -> list[str]:
-    letters = _letters(text)
-    return [*letters, *(letters[i : i + 2] for i in range(len(letters) - 1))]
+    """Characters and pairs of them; of letters, which tell nothing alone, whole words."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    words = _WORD.findall(folded)
+    letters = "".join(c for c in _WORD.sub(" ", folded) if c.isalnum()) if words else _letters(text)
+    return [*letters, *(letters[i : i + 2] for i in range(len(letters) - 1)), *words]

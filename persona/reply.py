@@ -16,6 +16,7 @@ from typing import Protocol
 
 from persona import guard
 from persona.engines.base import Delta, Engine, Finish, Sampling
+from persona.exemplars import similarity, trigrams
 from persona.guard import Alarm, AuthoredReplies
 from persona.prompt import Exchange, Prompt, PromptBuilder
 from persona.sense import Sense
@@ -223,8 +224,12 @@ class Reply:
             await asyncio.gather(*tasks, return_exceptions=True)
         self._clock(max(found, key=lambda candidate: candidate.seconds))
         if self._host.sense:
+            said = [trigrams(reply) for reply in self._said]
             for candidate in found:
-                candidate.sense = self._host.sense.share(candidate.text, self._text)
+                own = trigrams(candidate.text)
+                again = max((similarity(own, reply) for reply in said), default=0.0)
+                sense = self._host.sense.share(candidate.text, self._text)
+                candidate.sense = sense * (1 - again)
         return found
 
     async def _whole(

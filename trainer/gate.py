@@ -122,7 +122,7 @@ LIMITS = {
     "language": 0.03,
     # An exemplar's reply that fits is what a 0.5B says best: readers found 83 % of such replies
     # good and 40 % of the others (docs/log.md). Beyond this she would be a book of quotations.
-    "copied": 0.60,
+    "copied": 0.8,
     "said alike": 0.10,
     "gave way": 0.10,
     "agrees": 0.15,

@@ -71,10 +71,14 @@ class Dataset:
         """The authored rows alone."""
         return self.of([row for row in self.rows if row.triple.meta is None])
 
-    def mixed(self, collected: Sequence[Row], share: float) -> Dataset:
-        """With the best of the collected rows, given best first, up to a share of all."""
+    def mixed(self, collected: Sequence[Row], share: float, conversations: int = 0) -> Dataset:
+        """With the best of the collected rows, given best first, up to a share of all.
+
+        Where authored rows make so many `conversations` at the most, so many are all of them.
+        """
         authored = self.bare().rows
-        most = len(collected) if share >= 1 else int(share / (1 - share) * len(authored))
+        learned = min(len(authored), conversations or len(authored))
+        most = len(collected) if share >= 1 else int(share / (1 - share) * learned)
         # In the order of their turns, so that the same ones make the same run.
         chosen = sorted(collected[:most], key=lambda row: int((row.triple.meta or {})["turn"]))
         return self.of([*authored, *chosen])
@@ -83,15 +87,17 @@ class Dataset:
 def read_dataset(folder: Path, rich: bool = False) -> Dataset:
     """The authored rows of a folder, and the frozen sets in eval/.
 
-    Those in rich/ are learned where `rich` says so, else only shown. Without eval/talk.jsonl a
-    twentieth of the rows is held out for it. Raises TriplesError, DatasetError.
+    Those in rich/ that need no history are learned where `rich` says so; the others are only shown.
+    Without eval/talk.jsonl a twentieth of the rows is held out for it. Raises TriplesError,
+    DatasetError.
     """
     rows = read_rows(folder)
     shown = [
         Row(key, triple) for key, triple in read_dialogues(folder) if key.startswith(f"{RICH}/")
     ]
     if rich:
-        rows, shown = rows + shown, []
+        rows += [row for row in shown if not row.triple.history]
+        shown = [row for row in shown if row.triple.history]
     frozen: dict[str, list[Row]] = {"talk": [], "safety": [], "sycophancy": []}
     if (folder / "eval").is_dir():
         for row in read_rows(folder / "eval"):
@@ -165,9 +171,14 @@ def train(
     consider(facts)
     preprocessor = preprocessor_for(settings, folder, dataset.rows, recipe.exemplars, dataset.shown)
     epochs = [
-        preprocessor.epoch(training.seed * 1000 + number, recipe.bare, recipe.agreeing)[
-            : recipe.conversations or None
-        ]
+        preprocessor.epoch(
+            training.seed * 1000 + number,
+            recipe.bare,
+            recipe.agreeing,
+            recipe.kinship,
+            recipe.continuing,
+            recipe.conversations,
+        )
         for number in range(recipe.epochs)
     ]
     held = preprocessor.evaluation(dataset.sets.talk)

@@ -64,9 +64,9 @@ def each_night(
 
     However many nights the machine slept through, it runs once when it wakes.
     """
-    due = next_due(now(), at)
-    say(f"waiting for {due:%Y-%m-%d %H:%M}")
     try:
+        due = next_due(now(), at)
+        say(f"waiting for {due:%Y-%m-%d %H:%M}")
         while True:
             # In naps: the clock that they are counted by stands still while the machine sleeps.
             while (left := (due - now()).total_seconds()) > 0:
