@@ -104,19 +104,15 @@ def main() -> int:
     except SettingsError as mistake:
         print(f"daiyu: {mistake}", file=sys.stderr)
         return 1
-    facts = machine(PACKAGES)
-    rows = {}
-    for row in ROWS:
-        print(f"{row} ...", file=sys.stderr)
-        rows[row] = measured(models, row, options.replies)
-    niceness = os.getpriority(os.PRIO_PROCESS, 0)
-    print(", ".join(f"{name} {value}" for name, value in facts.items()) + f", niceness {niceness}")
+    facts = machine(PACKAGES) | {"niceness": str(os.getpriority(os.PRIO_PROCESS, 0))}
+    print(", ".join(f"{name} {value}" for name, value in facts.items()))
     print("\n| trainer | first token p50 / p95, s | reply p50, s | chat tok/s | training tok/s |")
-    print("|---|--:|--:|--:|--:|")
-    for row, (result, rate) in rows.items():
+    print("|---|--:|--:|--:|--:|", flush=True)
+    for row in ROWS:
+        result, rate = measured(models, row, options.replies)
         f, trained = result.figures, "" if rate is None else f"{rate:.0f}"
         print(f"| {row} | {f.first_p50:.2f} / {f.first_p95:.2f} | {f.reply_p50:.2f} "
-              f"| {f.tokens_per_second:.1f} | {trained} |")  # fmt: skip
+              f"| {f.tokens_per_second:.1f} | {trained} |", flush=True)  # fmt: skip
     return 0
 
 
