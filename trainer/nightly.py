@@ -101,6 +101,8 @@ def night(command: Sequence[str], registry: Registry, log: Path) -> str:
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # Its last line is to stand last, whichever stream it went to.
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
             ) as child,
         ):
             try:
