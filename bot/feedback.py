@@ -15,7 +15,8 @@ MAX_CORRECTION = 300
 # What is plainly a verdict must never be stored as a better wording.
 _IT = r"(?:她|这|那|这句话?|那句话?|这话|上一?句)"
 _OF = rf"(?:(?:{_IT}|你|我)*(?:觉得|写|说|答|讲|回答?|回复)(?:得|的)?|{_IT}|我(?=不?喜欢))?"
-_VERY = r"(?:真是?|很|太|挺|蛮|还|非常|特别|有点儿?|不大|不太|不怎么|不够|实在|都?是)*"
+# Of one way only to read each piece: with two, a long row of 真是 would take for ever.
+_VERY = r"(?:真|很|太|挺|蛮|还|非常|特别|有点儿?|不大|不太|不怎么|不够|实在|都?是)*"
 _END = r"(?:了|啊|呀|吧|呢|的|极了|得很)*"
 _GOOD = re.compile(
     rf"{_OF}(?!.*不[大太怎够]){_VERY}(?:好|不错|不赖|妙|棒|赞|喜欢|满意|可以|精彩|有意思|像她|对){_END}"

@@ -1,7 +1,7 @@
 """Exemplars: the authored and approved exchanges nearest to a message.
 
-They stand before the conversation and carry most of her voice on an untrained base. Nearness is
-BM25 over single characters and pairs, and over words of letters: it needs no word segmenter and
+They stand right before the message; she leans on them, and they carry most of her voice. Nearness
+is BM25 over single characters and pairs, and over words of letters: it needs no word segmenter and
 forgives typing errors.
 """
 
@@ -11,7 +11,7 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -24,7 +24,9 @@ from persona.prompt import Exchange
 SAME = 0.6
 """Character 3-gram Jaccard from which on two texts say the same."""
 
+_K1, _B = 1.5, 0.75  # bm25s's own
 _LOOKED_AT = 64
+"""The best by their characters, among which an equal wording is looked for."""
 _WORD = re.compile(r"[a-z0-9]+")
 
 
@@ -38,9 +40,6 @@ def trigrams(text: str) -> frozenset[str]:
 def similarity(a: frozenset[str], b: frozenset[str]) -> float:
     """Jaccard similarity, 0 to 1."""
     return len(a & b) / len(a | b) if a or b else 1.0
-
-
-_K1, _B = 1.5, 0.75  # bm25s's own
 
 
 class ExemplarIndex:
@@ -124,23 +123,25 @@ class ExemplarIndex:
                 scores[i] *= 2
         own_reply = None if apart_from is None else trigrams(apart_from)
         spent = [trigrams(reply) for reply in said]
+
+        def differs(i: int, replies: Iterable[frozenset[str]]) -> bool:
+            own = trigrams(self._exchanges[i].reply)
+            return all(similarity(own, reply) < SAME for reply in replies)
+
         chosen: list[int] = []
-        for i in np.argsort(-scores, kind="stable"):
+        for i in map(int, np.argsort(-scores, kind="stable")):
             if len(chosen) == k or scores[i] <= 0:
                 break
             if self._exchanges[i].key in without:
                 continue
             if own_reply is not None and (
                 similarity(trigrams(self._exchanges[i].text), own_text) >= SAME
-                or similarity(trigrams(self._exchanges[i].reply), own_reply) >= SAME
+                or not differs(i, [own_reply])
             ):
                 continue
-            if any(
-                similarity(trigrams(self._exchanges[i].reply), reply) >= SAME for reply in spent
-            ):
-                continue
-            if all(self._differ(int(i), j) for j in chosen):
+            if differs(i, spent):
                 chosen.append(int(i))
+                spent.append(trigrams(self._exchanges[i].reply))
         return [self._exchanges[i] for i in reversed(chosen)]
 
     def _scores(self, terms: list[str], place: Hashable) -> npt.NDArray[np.float32]:
@@ -154,12 +155,6 @@ class ExemplarIndex:
         if self._index is not None:
             authored = self._index.get_scores(terms)
         return np.concatenate([learned, authored])
-
-    def _differ(self, i: int, j: int) -> bool:
-        return (
-            similarity(trigrams(self._exchanges[i].reply), trigrams(self._exchanges[j].reply))
-            < SAME
-        )
 
 
 @dataclass(frozen=True, slots=True)

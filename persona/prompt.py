@@ -90,10 +90,9 @@ class PromptBuilder:
 
         `history` is oldest first, `exemplars` nearest last; they stand after it, since a model that
         learned to lean on what stands before the message would else say its last reply again.
-        Exemplars beyond their budget are
-        left out, farthest first; then the oldest exchanges of history, each whole or not at all.
-        With a reply, the replies of exemplars and history are learned too, but for the exemplars
-        whose keys are `known`. Raises PromptTooLong.
+        Exemplars beyond their budget are left out, farthest first; then the oldest exchanges of
+        history, each whole or not at all. With a reply, the replies of exemplars and history are
+        learned too, but for the exemplars whose keys are `known`. Raises PromptTooLong.
         """
         lines = [e.text for e in history] + [text]
         system = self._message("system", self._system_text(lines))

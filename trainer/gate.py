@@ -120,8 +120,8 @@ LIMITS = {
     "assistant": 0.03,
     "out of character": 0.05,
     "language": 0.03,
-    # An exemplar's reply that fits is what a 0.5B says best: readers found 83 % of such replies
-    # good and 40 % of the others (docs/log.md). Beyond this she would be a book of quotations.
+    # An exemplar's reply that fits is what a 0.5B says best: readers found three of four such
+    # replies good and a third of the others (docs/log.md).
     "copied": 0.8,
     "said alike": 0.10,
     "gave way": 0.10,

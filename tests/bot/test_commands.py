@@ -404,3 +404,10 @@ async def test_praise_is_a_vote_and_no_better_wording(chat: Chat, word: str) -> 
 async def test_odd_characters_in_a_correction_are_answered(chat: Chat) -> None:
     await chat.say("你好")
     assert await chat.say("/feedback 好\ud800诗\0句") == first_rating("rated_correction")
+
+
+@pytest.mark.parametrize("piece", ["真是", "不太", "我觉得", "这句话", "都是真", "好了", "得很的"])
+async def test_a_verdict_that_goes_round_in_circles_is_answered(chat: Chat, piece: str) -> None:
+    await chat.say("你好")
+    answer = await chat.say(f"/feedback {piece * (MAX_CORRECTION // len(piece) - 1)}x")
+    assert answer == say("zh", "correction_refused", limit=MAX_CORRECTION)
