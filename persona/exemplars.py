@@ -28,6 +28,12 @@ SAME = 0.6
 _K1, _B = 1.5, 0.75  # bm25s's own
 _LOOKED_AT = 32
 """The nearest by their characters, among which those that fit are looked for."""
+_OF_A_CLAUSE = 8
+_FIRST, _LATER = 0.45, 0.25
+"""What it is worth that a clause of the message is answered: people begin with what matters."""
+_TELLING = 20.0
+"""The terms of a clause that tells anything are together as rare as this: a bare name is not."""
+_PAUSE = re.compile(r"[。！？!?；;，,、…~\n]+|\.\s|(?<=[一-鿿])\s+|\s+(?=[一-鿿])")
 _TAUGHT = 2.0
 """How many times likelier to fit is held what was learned here, in odds."""
 _WORD = re.compile(r"[a-z0-9]+")
@@ -115,20 +121,9 @@ class ExemplarIndex:
         reply: with training rows, whatever says the same as the row itself is left out, message
         or reply. `place` is where it is asked.
         """
-        message = terms(text)
-        if k <= 0 or not message:
+        if k <= 0 or not terms(text):
             return []
         own_text = trigrams(text)
-        scores = self._scores(message, place)
-        order = list(map(int, np.argsort(-scores, kind="stable")))
-        first = order[:_LOOKED_AT]
-        for i in first:
-            scores[i] = self._nearness(scores[i], own_text, self._exchanges[i])
-        if self._fitting:
-            odds = {i: self._odds(i, message, float(scores[i])) for i in first if scores[i] > 0}
-            order[:_LOOKED_AT] = sorted(first, key=lambda i: odds.get(i, 0.0), reverse=True)
-        else:
-            order[:_LOOKED_AT] = sorted(first, key=lambda i: scores[i], reverse=True)
         own_reply = None if apart_from is None else trigrams(apart_from)
         spent = [trigrams(reply) for reply in said]
 
@@ -137,8 +132,8 @@ class ExemplarIndex:
             return all(similarity(own, reply) < SAME for reply in replies)
 
         chosen: list[int] = []
-        for i in order:
-            if len(chosen) == k or scores[i] <= 0:
+        for i in self._order(text, place):
+            if len(chosen) == k:
                 break
             if self._exchanges[i].key in without:
                 continue
@@ -153,8 +148,15 @@ class ExemplarIndex:
         return [self._exchanges[i] for i in reversed(chosen)]
 
     def fit(self, text: str, exchange: Exchange) -> float:
-        """How likely the exchange's reply answers the message, 0 to 1; see `fit.py`."""
-        return self._fit(terms(text), exchange, self.nearness(text, exchange))
+        """How likely the exchange's reply answers the message, 0 to 1; see `fit.py`.
+
+        Of a long message a clause may be all that it answers: its first, most often.
+        """
+        parts = [(text, 1.0), *self._clauses(text)]
+        return max(
+            share * self._fit(terms(part), exchange, self.nearness(part, exchange))
+            for part, share in parts
+        )
 
     def nearness(self, text: str, exchange: Exchange) -> float:
         """BM25 of the exchange's message, twice that where the wording is the same."""
@@ -174,8 +176,42 @@ class ExemplarIndex:
         found = terms(exchange.text), terms(exchange.reply)
         return fit(message, *found, nearness, self.rarity)
 
-    def _odds(self, number: int, message: list[str], nearness: float) -> float:
-        likely = self._fit(message, self._exchanges[number], nearness)
+    def _order(self, text: str, place: Hashable) -> list[int]:
+        """All that have anything in common with the message, the likeliest to fit first."""
+        order, found = self._found(text, place, _LOOKED_AT)
+        rank = found
+        if self._fitting:
+            message = terms(text)
+            likely = {i: self._fit(message, self._exchanges[i], near) for i, near in found.items()}
+            for clause, share in self._clauses(text):
+                message = terms(clause)
+                for i, near in self._found(clause, place, _OF_A_CLAUSE)[1].items():
+                    fits = share * self._fit(message, self._exchanges[i], near)
+                    likely[i] = max(likely.get(i, 0.0), fits)
+            rank = {i: self._odds(i, share) for i, share in likely.items()}
+        first = sorted(rank, key=lambda i: rank[i], reverse=True)
+        return [*first, *(i for i in order if i not in rank)]
+
+    def _found(self, text: str, place: Hashable, most: int) -> tuple[list[int], dict[int, float]]:
+        """All that share a term with the text, nearest first; of the first, how near they are."""
+        scores = self._scores(terms(text), place)
+        order = np.argsort(-scores, kind="stable")[: np.count_nonzero(scores > 0)].tolist()
+        own = trigrams(text)
+        near = ((i, float(scores[i])) for i in order[:most])
+        return order, {i: self._nearness(score, own, self._exchanges[i]) for i, score in near}
+
+    def _clauses(self, text: str) -> list[tuple[str, float]]:
+        """A message's clauses, and what fitting one is worth beside fitting the whole."""
+        parts = [part for part in _PAUSE.split(text) if part]
+        if len(parts) < 2:
+            return []
+        said = [(part, _FIRST if n == 0 else _LATER) for n, part in enumerate(parts)]
+        return [(part, share) for part, share in said if self._weight(part) >= _TELLING]
+
+    def _weight(self, text: str) -> float:
+        return sum(map(self.rarity, set(terms(text))))
+
+    def _odds(self, number: int, likely: float) -> float:
         odds = likely / max(1e-9, 1 - likely)
         return odds * _TAUGHT if number < len(self._learned.places) else odds
 
@@ -191,7 +227,7 @@ class ExemplarIndex:
                 if self._learned.places[number] in (None, place):
                     learned[number] += weight
         authored = np.zeros(len(self._exchanges) - len(learned), np.float32)
-        if self._index is not None:
+        if self._index is not None and message:
             authored = self._index.get_scores(message)
         return np.concatenate([learned, authored])
 

@@ -44,6 +44,24 @@ def test_an_equal_wording_is_nearest_though_the_characters_are_shared() -> None:
     assert keys(index.nearest("嗯嗯！", 2)) == ["one", "two"]
 
 
+def test_long_message_is_answered_by_what_its_first_clause_says() -> None:
+    told = [
+        Exchange("被裁了", "是他们养不起人了。", "dismissed"),
+        Exchange("下班下大雨，没带伞，困在公司楼下了", "先在屋檐下等一等。", "rain"),
+        Exchange("便利店的饭团好吃吗", "我没有尝过。", "rice"),
+        Exchange("林妹妹", "叫我做什么？", "name"),
+    ]
+    index = ExemplarIndex(
+        [*told, *TALK, *(Exchange(f"闲话{n}", "是。", str(n)) for n in range(99))]
+    )
+    text = "被裁了。下午三点通知的,抱着一箱子东西在公司楼下便利店坐到现在"
+    assert keys(index.nearest(text, 1)) == ["dismissed"]
+    assert index.fit(text, told[0]) > index.fit(text, told[1])
+    # Whom it is said to is no clause that tells anything.
+    named = f"林妹妹，{told[2].text}"
+    assert keys(index.nearest(named, 1)) == ["rice"]
+
+
 def test_letters_are_compared_as_words() -> None:
     index = ExemplarIndex(
         [
