@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext as _nothing
 from dataclasses import replace
 from pathlib import Path
@@ -114,23 +114,47 @@ async def test_cruelty_to_someone_in_pain_is_unsafe(raw_bytes: ChatTokenizer, ca
         assert ("unsafe" in found.faults) == bad
 
 
-async def test_candidate_with_less_sense_fails_however_likely_the_authored_replies(
-    raw_bytes: ChatTokenizer, card: Card
-) -> None:
-    sets = EvalSets(talk=[row("talk:1", "竹子呢", GOOD)])
+@pytest.fixture
+def heard(raw_bytes: ChatTokenizer, card: Card) -> Callable[..., Awaitable[Measured]]:
+    """What is measured of one who says a reply to each of many messages."""
+    sets = EvalSets(talk=[row(f"talk:{n}", "竹子呢", GOOD) for n in range(20)])
 
-    async def spoken(name: str, reply: str, nats: float) -> Measured:
-        asked = subject(raw_bytes, card, [reply, *["我在。"] * 10])
+    async def measured(name: str, reply: str, nats: float) -> Measured:
+        asked = subject(raw_bytes, card, [*[reply] * 20, *["我在。"] * 10])
         asked = replace(asked, name=name, sense=Sense([GOOD, "茶凉了，换一盏来。"]))
-        measured = await measure(asked, sets)
-        return replace(measured, nats={"talk": [nats]})
+        found = await measure(asked, sets)
+        # One voice, twenty times: no fault here.
+        replies = [replace(s, faults=tuple(set(s.faults) - {"said alike"})) for s in found.spoken]
+        return replace(found, nats={"talk": [nats] * 20}, spoken=replies)
 
-    sensible, salad = await spoken("old", GOOD, 9.0), await spoken("new", "竹竹爱修着遮我它。", 1.0)
+    return measured
+
+
+SALAD = "竹竹爱修着遮我它。"
+
+
+async def test_candidate_whose_replies_content_less_fails_however_likely_the_authored_ones(
+    heard: Callable[..., Awaitable[Measured]],
+) -> None:
+    sensible, salad = await heard("old", GOOD, 9.0), await heard("new", SALAD, 1.0)
     verdict = compare(salad, sensible)
     assert not verdict.passed
-    assert verdict.sense[0] < verdict.sense[1]  # type: ignore[operator]
-    assert "less sense" in " ".join(verdict.reasons)
-    assert "less sense" not in " ".join(compare(sensible, salad).reasons)
+    assert verdict.content
+    assert verdict.content.high < 0
+    assert "content less" in " ".join(verdict.reasons)
+    assert "content less" not in " ".join(compare(sensible, salad).reasons)
+
+
+@pytest.mark.parametrize(("dearer", "passed"), [(0.05, True), (0.2, False)])
+async def test_candidate_whose_replies_surely_content_more_may_be_a_little_less_likely(
+    heard: Callable[..., Awaitable[Measured]], dearer: float, passed: bool
+) -> None:
+    old = await heard("old", SALAD, 1.0)
+    new = await heard("new", GOOD, 1.0 + dearer * len(GOOD))
+    verdict = compare(new, old)
+    assert verdict.losses["talk"].mean == pytest.approx(dearer)
+    assert verdict.passed == passed, verdict.reasons
+    assert ("surely likelier" in " ".join(verdict.reasons)) != passed
 
 
 GAVE_WAY = (
