@@ -11,10 +11,14 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from on_telegram import OnTelegram, on_telegram
-from talking import eventually
+from talking import eventually, rows
+from telegram.ext import Updater
 
+from bot import feedback
+from bot.delivery import deliver
 from bot.logs import Redacting
-from bot.platforms.base import File, Incoming, PlatformError, SendError
+from bot.platforms.base import File, Incoming, PlatformError, Said, SendError, utf16
+from bot.platforms.telegram_calls import make_bot
 from bot.texts import say
 from tests.fakes.bot_api import BotAPI
 from tests.fakes.chats import Chat
@@ -81,12 +85,17 @@ async def test_without_drafts_a_growing_reply_is_edited(on: OnTelegram, room: Ch
 
 
 async def test_long_replies_are_split_as_telegram_counts(on: OnTelegram, room: Chat) -> None:
-    from bot.delivery import split
-    from bot.platforms.telegram import utf16
+    long = "海棠🌸开了，雨打芭蕉。" * 500
 
-    pieces = split("🌸" * 3000, 4096, utf16)
-    assert [utf16(piece) for piece in pieces] == [4096, 1904]
-    assert utf16("黛玉🌸") == 4
+    async def texts() -> AsyncIterator[Said]:
+        yield Said(long, choices=feedback.RATING)
+
+    await on.say(room, room.user, "/help")
+    await deliver(on.platform, Incoming("telegram", str(room.id), str(room.id), "你好"), texts())
+    pieces = room.from_bot[1:]
+    assert [utf16(piece.text) <= 4096 for piece in pieces] == [True, True]
+    assert "".join(piece.text for piece in pieces) == long
+    assert [piece.buttons for piece in pieces] == [[], RATING]
 
 
 @pytest.mark.parametrize(
@@ -301,6 +310,8 @@ async def test_forgetting_erases_what_waits_too(on: OnTelegram, room: Chat) -> N
     assert press.answer
     assert press.answer["text"] == say("zh", "forgotten", turns=1)
     assert on.chat.turns() == []
+    for query in ("messages", f"inbox WHERE user_id = '{room.user.id}'"):
+        assert rows(on.chat.database, f"SELECT * FROM {query}") == []
 
 
 async def test_privacy_sends_all_that_is_kept_as_a_file(
@@ -412,3 +423,9 @@ def test_no_log_line_holds_the_token() -> None:
     line = Redacting([token]).format(record)
     assert "secret" not in line
     assert "<token>" in line
+
+
+async def test_nothing_that_is_printed_shows_the_token(server: BotAPI) -> None:
+    bot = make_bot(server.token, server.base_url)
+    for shown in (bot, Updater(bot, asyncio.Queue())):
+        assert server.token.partition(":")[2] not in f"{shown} {shown!r}"
