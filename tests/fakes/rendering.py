@@ -26,7 +26,7 @@ _INK, _PALE, _NAME = "#1d2420", "#5d6b63", "#8a4b5f"
 _NOT_FIRST = "，。！？；：、”’）》」』…—,.!?;:)"
 _UNWRAPPED = re.compile(r"[!-~]+\s?|.", re.DOTALL)
 """What a line is never broken in: a word of Latin letters, or one character."""
-_MEDIA = {"photo": "🖼", "sticker": "🏷", "voice": "🎤", "document": "📎", "location": "📍"}
+_MEDIA = {"photo": "〔图片〕", "sticker": "〔贴纸〕", "voice": "〔语音〕", "document": "〔文件〕"}
 
 
 def svg(title: str, lines: Sequence[Line]) -> str:
@@ -56,7 +56,7 @@ def _message(message: Message, y: float) -> tuple[list[str], float]:
     """A bubble, with the name, what it answers, reactions and buttons; and its height."""
     said = _rows(_said(message), _SIZE)
     head = [] if message.chat.type == "private" else [_who(message)]
-    quoted = [_cut(_said(message.reply_to), 18)] if message.reply_to else []
+    quoted = [f"│ {_cut(_said(message.reply_to), 18)}"] if message.reply_to else []
     marks = [mark for given in message.reactions.values() for mark in given]
     widths = [
         *(_wide(row, _SIZE) for row in said),
@@ -68,7 +68,7 @@ def _message(message: Message, y: float) -> tuple[list[str], float]:
     x = _MARGIN if message.by_bot else _WIDTH - _MARGIN - width
     rows = [
         *((row, _SMALL, _NAME, True) for row in head),
-        *((f"│ {row}", _SMALL, _PALE, False) for row in quoted),
+        *((row, _SMALL, _PALE, False) for row in quoted),
         *((row, _SIZE, _INK, False) for row in said),
         *([("  ".join(marks), _SMALL + 2, _PALE, False)] if marks else []),
     ]
@@ -107,7 +107,7 @@ def _who(message: Message) -> str:
 
 def _said(message: Message) -> str:
     medium = next((sign for kind, sign in _MEDIA.items() if kind in message.content), "")
-    return f"{medium} {message.text}".strip()
+    return f"{medium}{message.text}"
 
 
 def _cut(text: str, most: int) -> str:

@@ -97,7 +97,7 @@ async def company(server: BotAPI, database: Path) -> Screen:
     group = server.supergroup("园中夜话", first, second, bot="administrator")
     screen = Screen(server, group, database)
     await screen.say(first, "今晚月亮真圆")
-    reply = await screen.say(second, "林姑娘，你那里看得见月亮么")
+    reply = await screen.say(second, "林姑娘，今晚的月亮好看么")
     reply = await screen.say(first, "中秋你想吃什么", reply_to=reply)
     await screen.react(reply, "👍", second)
     return screen

@@ -35,7 +35,7 @@ async def test_in_a_private_chat_nobody_is_named(server: BotAPI) -> None:
     room = server.private(server.user("阿宁"))
     await room.say(room.user, "你好")
     await room.send(room.user, "photo", caption="看")
-    assert texts(svg("黛玉", room.messages)) == ["黛玉", "你好", "🖼 看"]
+    assert texts(svg("黛玉", room.messages)) == ["黛玉", "你好", "〔图片〕看"]
 
 
 async def test_nothing_is_drawn_outside(server: BotAPI) -> None:
