@@ -13,8 +13,8 @@ Line = Message | str
 """A message, as it stands in the end; or a note of what happened, which nobody said."""
 
 _WIDTH, _MARGIN = 440, 12
-_BUBBLE = 320
-"""The widest that a bubble may be, in pixels as all here."""
+_ROOM = 300
+"""The widest that a row may be, in pixels as all here; a closing mark may stand beyond it."""
 _SIZE, _SMALL = 15, 12
 _LEADING = 1.5
 """The height of a line, by the size of its letters."""
@@ -24,8 +24,8 @@ _FONT = "PingFang SC, Noto Sans CJK SC, Noto Sans SC, Microsoft YaHei, sans-seri
 _BACK, _TOP, _BOT, _PERSON, _BUTTON = "#dfe7d8", "#5b7f6b", "#ffffff", "#e3f6cd", "#b9cdb2"
 _INK, _PALE, _NAME = "#1d2420", "#5d6b63", "#8a4b5f"
 _NOT_FIRST = "，。！？；：、”’）》」』…—,.!?;:)"
-_UNWRAPPED = re.compile(r"[!-~]+\s?|.", re.DOTALL)
-"""What a line is never broken in: a word of Latin letters, or one character."""
+_UNWRAPPED = re.compile(r"[!-~]{1,24}\s?|.", re.DOTALL)
+"""What a row is never broken in: a word of Latin letters, if not too long, or one character."""
 _MEDIA = {"photo": "〔图片〕", "sticker": "〔贴纸〕", "voice": "〔语音〕", "document": "〔文件〕"}
 
 
@@ -64,7 +64,7 @@ def _message(message: Message, y: float) -> tuple[list[str], float]:
     ]
     keyboard = message.keyboard or []
     labels = [len(row) * (_wide(button["text"], _SMALL) + 20) for row in keyboard for button in row]
-    width = min(max(*widths, *labels, 40) + 2 * _PADDING, _BUBBLE)
+    width = max(*widths, *(min(label, _ROOM) for label in labels), 40) + 2 * _PADDING
     x = _MARGIN if message.by_bot else _WIDTH - _MARGIN - width
     rows = [
         *((row, _SMALL, _NAME, True) for row in head),
@@ -116,13 +116,12 @@ def _cut(text: str, most: int) -> str:
 
 
 def _rows(text: str, size: int) -> list[str]:
-    """The rows that a text takes in the widest bubble; none begins with a closing mark."""
-    room = _BUBBLE - 2 * _PADDING
+    """The rows that a text takes; none begins with a closing mark."""
     rows = []
     for paragraph in text.splitlines():
         row = ""
         for piece in _UNWRAPPED.findall(paragraph):
-            if row and _wide(row + piece.rstrip(), size) > room and piece not in _NOT_FIRST:
+            if row and _wide(row + piece.rstrip(), size) > _ROOM and piece not in _NOT_FIRST:
                 rows.append(row)
                 row = ""
             row += piece

@@ -40,7 +40,7 @@ async def test_in_a_private_chat_nobody_is_named(server: BotAPI) -> None:
 
 async def test_nothing_is_drawn_outside(server: BotAPI) -> None:
     room = server.private(server.user("阿宁"))
-    for text in ("今儿园子里的海棠都开了，" * 20, "tulips " * 60, "一\n\n二", "x" * 30):
+    for text in ("今儿园子里的海棠都开了，" * 20, "tulips " * 60, "一\n\n二", "x" * 90):
         await room.say(room.user, text)
     root = ElementTree.fromstring(svg("黛玉", [*room.messages, "〔记下了〕" * 30]))
     width, height = float(root.attrib["width"]), float(root.attrib["height"])
