@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INPUTS := pyproject.toml constraints.txt
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 
-.PHONY: chat run train read test check bench
+.PHONY: chat run train read test check bench screens
 
 chat: .venv/.chat
 	@$(BIN)/python -m bot
@@ -35,6 +35,10 @@ bench: .venv/.bench
 	@$(BIN)/python -m benchmarks.train
 	@$(BIN)/python -m benchmarks.telegram
 	@$(BIN)/python -m benchmarks.platforms
+
+# The pictures of the README: she talks on a stand-in for Telegram.
+screens: .venv/.bench
+	@$(BIN)/python -m tests.fakes.screens
 
 .venv/.python:
 	@command -v $(PYTHON) >/dev/null || { echo "daiyu: needs Python 3.11 or newer; set PYTHON=" >&2; exit 1; }

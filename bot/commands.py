@@ -6,13 +6,14 @@ import json
 import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from bot.access import Access
 from bot.conversation import Answer, Conversations, clean
 from bot.corrections import list_of, usage
-from bot.feedback import RATING, consent_choices, rate
+from bot.feedback import consent_choices, rate, standing_choices
 from bot.learned import Learned
 from bot.platforms.base import Choice, Choices, File, Incoming, Said
 from bot.texts import LANGUAGES, say
@@ -73,6 +74,7 @@ class Commands:
         self._learners = learners
         self._trouble = trouble
         self._retention_days = retention_days
+        self._asked: set[tuple[str, str]] = set()
         self._commands: dict[str, _Command] = {
             "start": self._start,
             "help": self._help,
@@ -97,6 +99,7 @@ class Commands:
         return Answer(lambda _: self._run(incoming, name, argument.strip()))
 
     async def _run(self, incoming: Incoming, name: str, argument: str) -> AsyncGenerator[Said]:
+        incoming = await self._in_its_thread(incoming)
         lang = await self._conversations.lang(incoming)
         command = self._commands.get(name)
         if command is None:
@@ -113,6 +116,17 @@ class Commands:
         except StoreUnavailable as error:
             log.error("the store failed: %s", error)
             yield Said(say(lang, "store_failed"))
+
+    async def _in_its_thread(self, incoming: Incoming) -> Incoming:
+        """A reaction comes without its thread; the message that it is on knows it."""
+        if incoming.in_place != "reaction" or incoming.reply_to is None:
+            return incoming
+        place = (incoming.platform, incoming.chat_id, incoming.reply_to)
+        try:
+            thread_id = await self._store.messages.thread_of(*place)
+        except StoreUnavailable:  # which is said of what follows
+            return incoming
+        return incoming if thread_id is None else replace(incoming, thread_id=thread_id)
 
     async def _start(self, _: Incoming, __: Conversation, ___: str, lang: str) -> str:
         said = say(lang, "start", name=self._card.name)
@@ -144,7 +158,7 @@ class Commands:
             told = await list_of(self._learned, self._learners, incoming, lang, page)
             return Said(told, hers=False)
         turn = await self._rated(incoming, conversation)
-        return await rate(self._store, self._learned, incoming, turn, argument, lang)
+        return await rate(self._store, self._learned, self._asked, incoming, turn, argument, lang)
 
     async def _rated(self, incoming: Incoming, conversation: Conversation) -> Turn | None:
         """The turn that a rating is about: the message answered, else the last one."""
@@ -161,7 +175,7 @@ class Commands:
         return await self._store.messages.turn_of(*place, role)
 
     async def _privacy(self, incoming: Incoming, _: Conversation, argument: str, lang: str) -> Said:
-        """Shows what is kept and what was agreed to; `yes` and `no` change that.
+        """Shows what is kept and what was agreed to; `yes` and `no` change that, `ask` asks.
 
         The person alone is also given all of it, as a file.
         """
@@ -169,15 +183,15 @@ class Commands:
         if not incoming.user_id:
             return Said(say(lang, "no_vote"), hers=False)
         answer = _answer(argument)
+        if argument.casefold() == "ask":
+            asked = None if incoming.in_public or incoming.in_place else consent_choices(lang)
+            return Said(say(lang, "consent"), hers=False, choices=asked)
         if argument and answer is None:
             return Said(say(lang, "privacy_usage"), hers=False)
         if answer is not None:
             await self._store.people.agree(*person, answer)
             await self._learned.refresh()
-            choices: Choices | None = None
-            if incoming.in_place:  # the question goes, and what was there before it stays
-                rated = await self._of_message(incoming, incoming.reply_to)
-                choices = RATING if rated else ()
+            choices = await self._without_question(incoming) if incoming.in_place else None
             key = "agreed" if answer else "refused"
             return Said(say(lang, key), hers=False, choices=choices)
         people = self._store.people
@@ -195,6 +209,15 @@ class Commands:
         file = self._file_of(await people.disclosed(*person), lang)
         told += f"\n{say(lang, 'privacy_file')}"
         return Said(told, hers=False, choices=consent_choices(lang), file=file)
+
+    async def _without_question(self, incoming: Incoming) -> Choices | None:
+        """What stays where the question was answered; None where it still waits for others."""
+        turn = await self._of_message(incoming, incoming.reply_to)
+        if turn is None:
+            return ()
+        if incoming.in_public and await self._store.people.undecided(turn.id):
+            return None
+        return await standing_choices(self._store, turn, incoming.reply_to)
 
     def _file_of(self, kept: dict[str, Any], lang: str) -> File:
         text = json.dumps(kept, ensure_ascii=False, indent=1)
@@ -217,6 +240,7 @@ class Commands:
         corrected = await self._store.people.corrected(*person)
         erased = await self._store.people.erase(*person)
         await self._learned.refresh()
+        self._asked.discard(person)
         told = say(lang, "forgotten", turns=len(erased))
         if names := await self._learners([*erased, *corrected]):
             told += say(lang, "forgotten_learners", versions=", ".join(names))

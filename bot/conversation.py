@@ -136,7 +136,7 @@ class Conversations:
         try:
             # Before anything else is awaited: a chat's messages keep the order they came in.
             async with (
-                self._service.admit(place) as deadline,
+                self._service.admit(place, known=incoming.again) as deadline,
                 aclosing(self._admitted(incoming, answer, again, deadline)) as texts,
             ):
                 async for shown in texts:

@@ -50,11 +50,29 @@ def consent_choices(lang: str) -> Choices:
     )
 
 
+def question_for_all(lang: str) -> Choices:
+    """The question where others see it too: it names nobody, and whoever answers does so for
+    themselves, unseen. The first button tells the whole of it."""
+    return ((Choice(say(lang, "consent_short"), "/privacy ask"),), *consent_choices(lang))
+
+
+async def standing_choices(store: Store, turn: Turn, message_id: str | None) -> Choices:
+    """What stands under a message of a reply when nothing is asked there."""
+    return RATING if message_id == await store.messages.last_reply(turn.id) else ()
+
+
 async def rate(
-    store: Store, learned: Learned, incoming: Incoming, turn: Turn | None, verdict: str, lang: str
+    store: Store,
+    learned: Learned,
+    asked: set[tuple[str, str]],
+    incoming: Incoming,
+    turn: Turn | None,
+    verdict: str,
+    lang: str,
 ) -> Said:
     """Stores `good`, `bad`, a better wording or its taking back; what to tell the person.
 
+    `asked` are the people who were asked, in this process, whether they may be learned from.
     Raises StoreUnavailable.
     """
     if turn is None or turn.state != "done":
@@ -89,24 +107,30 @@ async def rate(
     told = say(lang, key)
     if earlier and (earlier.vote, earlier.correction) != (vote, correction):
         told += say(lang, "rating_replaced")
-    elif not earlier and await _first(store, incoming):
-        return _with_question(incoming, told, lang)
+    elif (not earlier or incoming.again) and await _first(store, asked, incoming):
+        asked.add((incoming.platform, incoming.user_id))
+        choices = await _question(store, incoming, turn, lang)
+        return Said(f"{told}\n{say(lang, 'consent')}", hers=False, choices=choices)
     return Said(told, hers=False)
 
 
-async def _first(store: Store, incoming: Incoming) -> bool:
+async def _first(store: Store, asked: set[tuple[str, str]], incoming: Incoming) -> bool:
     """Whether it was this person's first rating, and they were never asked."""
-    if await store.people.agreed(incoming.platform, incoming.user_id) is not None:
+    person = (incoming.platform, incoming.user_id)
+    if person in asked or await store.people.agreed(*person) is not None:
         return False
-    return (await store.people.kept(incoming.platform, incoming.user_id)).ratings == 1
+    return (await store.people.kept(*person)).ratings == 1
 
 
-def _with_question(incoming: Incoming, told: str, lang: str) -> Said:
-    choices = None
-    if not incoming.in_public:  # there, others would see the buttons too
+async def _question(store: Store, incoming: Incoming, turn: Turn, lang: str) -> Choices | None:
+    """The buttons that ask; in a group under what was rated, and no message names the rater."""
+    if not incoming.in_public:
         stay = incoming.in_place == "button" and not incoming.alone
-        choices = (*(RATING if stay else ()), *consent_choices(lang))
-    return Said(f"{told}\n{say(lang, 'consent')}", hers=False, choices=choices)
+        return (*(RATING if stay else ()), *consent_choices(lang))
+    if not incoming.in_place:  # the answer is a message of its own, and anybody could press there
+        return None
+    standing = await standing_choices(store, turn, incoming.reply_to)
+    return (*standing, *question_for_all(lang))
 
 
 def _told(lang: str, key: str, **fields: object) -> Said:

@@ -13,7 +13,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from data.schema import inbox
-from data.transactions import Transactions
+from data.transactions import StoreUnavailable, Transactions
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +35,16 @@ class Inbox:
         self, platform: str, bot_id: str, update_id: int, user_id: str, payload: str
     ) -> bool:
         """Writes an update down; false where it is there already. Raises StoreUnavailable."""
-        row = dict(platform=platform, bot_id=bot_id, update_id=update_id)
-        async with self._transactions.write() as connection:
-            try:
-                async with connection.begin_nested():
-                    await connection.execute(
-                        insert(inbox).values(
-                            **row, user_id=user_id, payload=payload, received_at=datetime.now(UTC)
-                        )
-                    )
-            except IntegrityError:
+        row = dict(platform=platform, bot_id=bot_id, update_id=update_id, user_id=user_id)
+        try:
+            async with self._transactions.write() as connection:
+                await connection.execute(
+                    insert(inbox).values(**row, payload=payload, received_at=datetime.now(UTC))
+                )
+        except StoreUnavailable as failed:
+            if isinstance(failed.__cause__, IntegrityError):
                 return False
+            raise
         return True
 
     async def done(self, platform: str, bot_id: str, update_id: int) -> None:

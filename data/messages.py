@@ -86,6 +86,35 @@ class Messages:
             )
             return Answered(turn_from(row), list((await connection.scalars(sent)).all()))
 
+    async def thread_of(self, platform: str, chat_id: str, message_id: str) -> str | None:
+        """The thread that a message of a turn stands in; None where no turn has it."""
+        key = dict(platform=platform, chat_id=chat_id, message_id=message_id)
+        query = (
+            select(conversations.c.thread_id)
+            .join(turns, turns.c.conversation_id == conversations.c.id)
+            .join(messages, messages.c.turn_id == turns.c.id)
+            .where(*_is(key))
+            .order_by(turns.c.id.desc())
+            .limit(1)
+        )
+        async with self._transactions.read() as connection:
+            found = await connection.scalar(query)
+        return None if found is None else str(found)
+
+    async def last_reply(self, turn_id: int) -> str | None:
+        """The id of the last message of the last reply in that turn's conversation."""
+        of_it = select(turns.c.conversation_id).where(turns.c.id == turn_id).scalar_subquery()
+        query = (
+            select(messages.c.message_id)
+            .join(turns, messages.c.turn_id == turns.c.id)
+            .where(turns.c.conversation_id == of_it, messages.c.role == "reply")
+            .order_by(turns.c.id.desc(), messages.c.id.desc())
+            .limit(1)
+        )
+        async with self._transactions.read() as connection:
+            found = await connection.scalar(query)
+        return None if found is None else str(found)
+
     async def reply_before(self, turn_id: int) -> str | None:
         """The id of the last message of the reply before that turn's, in its conversation."""
         of_it = select(turns.c.conversation_id).where(turns.c.id == turn_id).scalar_subquery()

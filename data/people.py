@@ -68,6 +68,21 @@ class People:
             if not changed.rowcount:
                 await connection.execute(insert(consents).values(**key, **values))
 
+    async def undecided(self, turn_id: int) -> bool:
+        """Whether anybody who rated a turn has not said yet whether they may be learned from."""
+        query = (
+            select(ratings.c.id)
+            .outerjoin(
+                consents,
+                (consents.c.platform == ratings.c.platform)
+                & (consents.c.user_id == ratings.c.user_id),
+            )
+            .where(ratings.c.turn_id == turn_id, consents.c.id.is_(None))
+            .limit(1)
+        )
+        async with self._transactions.read() as connection:
+            return (await connection.execute(query)).first() is not None
+
     async def kept(self, platform: str, user_id: str) -> Kept:
         """What there is of a person."""
         theirs = select(func.count()).select_from(turns.join(conversations)).where(

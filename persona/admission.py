@@ -37,14 +37,17 @@ class Admission:
         self._seconds.append(seconds)
 
     @asynccontextmanager
-    async def admit(self, conversation: Hashable) -> AsyncIterator[asyncio.Timeout]:
+    async def admit(
+        self, conversation: Hashable, *, known: bool = False
+    ) -> AsyncIterator[asyncio.Timeout]:
         """Waits until this conversation's earlier turns are over; the turn runs inside.
 
-        Raises Busy at once when the queue is full, and Late from whatever is awaited inside when
-        the deadline passes. What it gives tells whether that is why the turn is being cancelled:
-        then it is `expired()`.
+        Raises Busy at once when the queue is full, but not for a turn that is `known`: it waited
+        already when the process before this one ended. Raises Late from whatever is awaited inside
+        when the deadline passes. What it gives tells whether that is why the turn is being
+        cancelled: then it is `expired()`.
         """
-        if self.admitted >= self._limit:
+        if self.admitted >= self._limit and not known:
             raise Busy(self.admitted, statistics.median(self._seconds or [5.0]))
         self.admitted += 1
         try:

@@ -103,9 +103,11 @@ class InferenceService:
             self._closings.add(closing)
             closing.add_done_callback(self._closings.discard)
 
-    def admit(self, conversation: Hashable) -> AbstractAsyncContextManager[asyncio.Timeout]:
+    def admit(
+        self, conversation: Hashable, *, known: bool = False
+    ) -> AbstractAsyncContextManager[asyncio.Timeout]:
         """A turn of a conversation, in its order; see Admission.admit."""
-        return self._admission.admit(conversation)
+        return self._admission.admit(conversation, known=known)
 
     def reply(
         self,

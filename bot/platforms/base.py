@@ -82,8 +82,8 @@ class Said:
     """Something to show. `hers` is whether she speaks; otherwise it is the program.
 
     `choices` stand under it where the platform has buttons; of an answer in place, they replace
-    those under the message that was pressed, and None leaves them. `growing`: more is to come.
-    `file` follows it, where nobody but the person sees the answer.
+    those under the message that was pressed or reacted to, and None leaves them. `growing`: more is
+    to come. `file` follows it, where nobody but the person sees the answer.
     """
 
     text: str

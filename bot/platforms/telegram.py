@@ -228,22 +228,22 @@ class TelegramPlatform:
     def _is_said_in_place(self, to: Incoming, said: Said) -> bool:
         if not _is_vote(to):
             return not said.hers and to.message_id in self._pressed
-        # A question to somebody who reacted has no other place than a message.
+        # In a private chat a question to somebody who reacted is a message.
         return to.is_group or to.in_place == "button" or said.choices is None
 
     async def _acknowledge(self, to: Incoming, said: Said) -> None:
         if to.in_place == "button":
             await self._answer_press(to, said.text)
-            if said.choices is not None and to.reply_to:
-                await self._set_choices(to, to.reply_to, said.choices)
-            return
-        with contextlib.suppress(SendError):  # a group may not allow that reaction
-            await self._call(
-                self._bot.set_message_reaction,
-                chat_id=int(to.chat_id),
-                message_id=int(to.reply_to or 0),
-                reaction=None if to.text.endswith("none") else _NOTED,
-            )
+        else:
+            with contextlib.suppress(SendError):  # a group may not allow that reaction
+                await self._call(
+                    self._bot.set_message_reaction,
+                    chat_id=int(to.chat_id),
+                    message_id=int(to.reply_to or 0),
+                    reaction=None if to.text.endswith("none") else _NOTED,
+                )
+        if said.choices is not None and to.reply_to:
+            await self._set_choices(to, to.reply_to, said.choices)
 
     async def _answer_press(self, to: Incoming, text: str = "") -> None:
         """Answers a press, once: until then the button shows that it is at work."""

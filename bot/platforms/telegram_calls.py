@@ -35,10 +35,17 @@ _MUTE = (
 """Of a bad request, what tells that the bot may not write there."""
 
 
+class _Bot(ExtBot[str]):
+    """The library's, which shows its token to whoever prints it."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}[{self.token.partition(':')[0]}]"
+
+
 def make_bot(token: str, base_url: str, limiter: RateLimiter | None = None) -> ExtBot[str]:
     # A server of one's own may speak plain HTTP, for which no certificates need to be read.
     client = {"verify": not base_url.startswith("http:")}
-    return ExtBot(
+    return _Bot(
         token,
         base_url=f"{base_url.rstrip('/')}/bot",
         # Patient, so that what is merely slow is not sent a second time.

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from sqlalchemy import event
+
 from bot import app, config
 from bot.app import Character
 from bot.bot import Bot
@@ -166,6 +168,27 @@ async def eventually(true: Callable[[], object]) -> None:
     async with asyncio.timeout(SECONDS):
         while not true():  # noqa: ASYNC110 - what is waited for knows nothing of the tests
             await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def full_disk(store: Store) -> AsyncGenerator[None]:
+    """SQLite may not make the database larger, as on a disk that is full."""
+    database = store._database.engine
+    async with store._transactions.read() as connection:
+        pages = (await connection.exec_driver_sql("PRAGMA page_count")).scalar_one()
+
+    def fill(connection: Any, _: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA max_page_count = {pages}")
+        cursor.close()
+
+    event.listen(database.sync_engine, "connect", fill)
+    await database.dispose()
+    try:
+        yield
+    finally:
+        event.remove(database.sync_engine, "connect", fill)
+        await database.dispose()
 
 
 def character() -> Character:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
-from talking import Chat, eventually, opened_chat
+from talking import Chat, eventually, full_disk, opened_chat
 
 from bot.platforms.base import STOPPED
 from bot.texts import say
@@ -178,21 +177,8 @@ async def test_chats_are_answered_at_once(chat: Chat) -> None:
 
 async def test_full_disk_is_told_and_the_bot_goes_on(chat: Chat) -> None:
     await chat.say("你好")
-    pages: list[int] = []
-
-    def fill(connection: object, _: object) -> None:
-        cursor = connection.cursor()  # type: ignore[attr-defined]
-        cursor.execute(f"PRAGMA max_page_count = {pages[0]}")
-        cursor.close()
-
-    async with chat.store._transactions.read() as connection:
-        pages.append((await connection.exec_driver_sql("PRAGMA page_count")).scalar_one())
-    engine = chat.store._database.engine.sync_engine
-    event.listen(engine, "connect", fill)
-    await chat.store._database.engine.dispose()
-    assert await chat.say("雨" * 490, user_name="雨" * 900) == say("zh", "store_failed")
-    event.remove(engine, "connect", fill)
-    await chat.store._database.engine.dispose()
+    async with full_disk(chat.store):
+        assert await chat.say("雨" * 490, user_name="雨" * 900) == say("zh", "store_failed")
     assert await chat.say("如今呢") == "如今呢"
     assert [turn["text"] for turn in chat.turns()] == ["你好", "如今呢"]
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from on_telegram import on_telegram
+from talking import eventually
 
+from bot.texts import say
 from tests.fakes.bot_api import BotAPI
 from tests.fakes.limits import Rates, flood
 
@@ -70,3 +73,25 @@ async def test_a_refused_edit_costs_no_last_text(tmp_path: Path) -> None:
             "雨打芭蕉，倒也好听，只是听久了，叫人睡不着。"
         )
         assert len(room.from_bot) == 1
+
+
+@pytest.mark.parametrize("lang", ["zh", "en"])
+async def test_beyond_64_waiting_chats_people_are_asked_to_come_back(
+    tmp_path: Path, lang: str
+) -> None:
+    async with BotAPI() as server, on_telegram(tmp_path, server, bot__lang=lang) as on:
+        rooms = [server.private(server.user(f"客{number}")) for number in range(70)]
+        on.chat.engine.delay = 0.5
+        for number, room in enumerate(rooms):
+            await room.say(room.user, f"第{number}位客，有一肚子的话要慢慢说来给你听")
+        await eventually(lambda: sum(bool(room.from_bot) for room in rooms) == 6)
+        away = [room for room in rooms if room.from_bot]
+        told = say(lang, "busy", waiting=64, seconds=5)
+        assert [message.text for room in away for message in room.from_bot] == [told] * 6
+        on.chat.engine.delay = 0.0
+        await on.settled()
+        assert all(len(room.from_bot) == 1 for room in rooms)
+        assert len(on.chat.turns()) == 64
+        for room in away:
+            assert await on.say(room, room.user, "我又来了") == "我又来了"
+        assert {turn["state"] for turn in on.chat.turns()} == {"done"}

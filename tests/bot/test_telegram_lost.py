@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from on_telegram import on_telegram
-from talking import eventually, rows
+from talking import eventually, full_disk, rows
 
 from bot.texts import say
-from data.transactions import StoreUnavailable
 from tests.fakes.bot_api import BotAPI
 from tests.fakes.chats import Chat
 from tests.fakes.limits import DROP_BEFORE, html, slow
@@ -51,20 +50,16 @@ async def test_a_lower_id_than_the_last_is_answered(
 
 
 async def test_a_disk_that_is_full_holds_messages_back(
-    tmp_path: Path, server: BotAPI, room: Chat, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, server: BotAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
+    # Long enough for no page to have room for it.
+    room = server.private(server.user("宝" * 900))
     async with on_telegram(tmp_path, server) as on:
-        tried = 0
-
-        async def full(*_: object) -> bool:
-            nonlocal tried
-            tried += 1
-            raise StoreUnavailable("database or disk is full")
-
-        with monkeypatch.context() as patched:
-            patched.setattr(on.chat.store.inbox, "put", full)
+        await server.until(lambda: server.updates.polled)
+        async with full_disk(on.chat.store):
             await room.say(room.user, "你好")
-            await eventually(lambda: tried >= 2)
+            await eventually(lambda: caplog.text.count("could not be kept") >= 2)
+            assert "full" in caplog.text
             assert len(server.updates.pending) == 1
             assert room.from_bot == []
         await on.settled()
@@ -100,6 +95,22 @@ async def test_a_reply_that_was_made_and_not_sent_is_sent_and_not_made_anew(
         assert [message.text for message in room.from_bot] == ["头一样。"]
         assert on.chat.engine.prompts == []
         assert on.last(room).buttons == ["👍", "👎", "✍️", "↻"]
+
+
+async def test_what_waited_when_it_ended_is_not_turned_away_at_the_next_start(
+    tmp_path: Path, server: BotAPI
+) -> None:
+    rooms = [server.private(server.user(name)) for name in ("宝玉", "湘云", "探春")]
+    async with on_telegram(tmp_path, server, telegram__drain="0") as on:
+        plan = server.fail("sendMessage", DROP_BEFORE, times=None)
+        for room in rooms:
+            await room.say(room.user, "你好")
+        await eventually(lambda: [turn["state"] for turn in on.chat.turns()] == ["done"] * 3)
+    plan.end()
+    async with on_telegram(tmp_path, server, model__queue="1") as on:
+        await on.settled()
+        assert [[m.text for m in room.from_bot] for room in rooms] == [["你好"]] * 3
+        assert on.chat.engine.prompts == []
 
 
 async def test_a_message_that_had_begun_to_grow_is_edited_after_a_restart(

@@ -325,6 +325,8 @@ async def test_full_queue_refuses_at_once_with_an_estimate() -> None:
         with pytest.raises(Busy) as refused:
             async with admission.admit("b"):
                 pytest.fail("it was full")
+        async with admission.admit("c", known=True):  # it waited already, before a restart
+            assert admission.admitted == 2
     assert (refused.value.waiting, refused.value.seconds) == (1, 3.0)
     async with admission.admit("b"):
         pass
