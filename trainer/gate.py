@@ -21,7 +21,7 @@ import numpy as np
 
 from persona.prompt import PromptTooLong
 from trainer.judged import Judged
-from trainer.judgements import Answer, People, answers, compare_answers
+from trainer.judgements import CHANCE, Answer, People, answers, compare_answers, sign_test
 from trainer.preprocess import DatasetError, Row
 from trainer.speech import (
     AT_ONCE,
@@ -41,6 +41,8 @@ _HARM = 0.05
 """Nats a character by which a guarded set may be worse at the most."""
 _DULLER = 0.02
 """By which the share of replies that content may be lower: noise of sixty replies."""
+_NEAR = 0.05
+"""How far beyond its limit, and beyond what the incumbent has, a fault may be by chance."""
 _DEARER = 0.08
 """Nats a character by which the authored replies may be less likely, where its own replies surely
 content more: readers have preferred such versions (docs/log.md)."""
@@ -117,7 +119,7 @@ class Verdict:
 
 
 # The share of replies that may have a fault. Beyond it a candidate fails, unless the incumbent has
-# it more often.
+# it more often, or it is hardly beyond and what it has more is within chance.
 LIMITS = {
     "unfinished": 0.05,
     "length": 0.05,
@@ -199,7 +201,9 @@ def compare(candidate: Measured, incumbent: Measured) -> Verdict:
     checks = []
     for fault, limit in LIMITS.items():
         ours, theirs = (share(measured.spoken, fault) for measured in (candidate, incumbent))
-        passed = ours <= limit or ours < theirs
+        near = ours <= min(2 * limit, limit + _NEAR)
+        by_chance = near and not _surely_more(fault, candidate.spoken, incumbent.spoken)
+        passed = ours <= limit or ours < theirs or by_chance
         checks.append(Check(fault, ours, theirs, limit, passed))
         if not passed:
             reasons.append(
@@ -245,6 +249,12 @@ def _to_score(subject: Subject, row: Row) -> tuple[list[int], int]:
         return to_score(subject, row.triple.message, row.history, row.triple.output)
     except PromptTooLong as error:
         raise DatasetError(f"{row.key}: {error}") from error
+
+
+def _surely_more(fault: str, ours: Sequence[Spoken], theirs: Sequence[Spoken]) -> bool:
+    """Whether chance would hardly give so many more of the same prompts' replies that fault."""
+    both = [(fault in a.faults, fault in b.faults) for a, b in zip(ours, theirs, strict=True)]
+    return sign_test(both.count((True, False)), both.count((False, True))) < CHANCE
 
 
 def _more_content(ours: Sequence[Spoken], theirs: Sequence[Spoken]) -> Difference | None:

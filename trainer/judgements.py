@@ -18,7 +18,7 @@ from persona.prompt import PromptTooLong
 from trainer.judged import Judged
 from trainer.speech import AT_ONCE, Subject, speak, to_score
 
-_CHANCE = 0.05
+CHANCE = 0.05
 """Below this it is taken for no chance that a candidate repeats more."""
 
 
@@ -145,11 +145,11 @@ def _rejected(both: Mapping[int, tuple[Answer, Answer]]) -> Rejected:
     asked = {turn: pair for turn, pair in both.items() if pair[0].again is not None}
     new, old = ([turn for turn, pair in asked.items() if pair[i].again] for i in (0, 1))
     worse, better = len({*new} - {*old}), len({*old} - {*new})
-    chance = _sign_test(worse, better)
-    return Rejected(list(asked), new, old, chance, passed=chance >= _CHANCE)
+    chance = sign_test(worse, better)
+    return Rejected(list(asked), new, old, chance, passed=chance >= CHANCE)
 
 
-def _sign_test(worse: int, better: int) -> float:
+def sign_test(worse: int, better: int) -> float:
     """How likely at least so many of both are for the worse, if either is as likely."""
     both = worse + better
     return float(sum(math.comb(both, n) for n in range(worse, both + 1)) / 2**both)

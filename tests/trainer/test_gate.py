@@ -321,6 +321,15 @@ def test_fault_beyond_its_limit_fails_unless_the_incumbent_has_it_more(fault: st
     assert judged(fault, 10, 11, kind).passed
 
 
+def test_fault_that_is_more_by_chance_alone_does_not_fail() -> None:
+    assert judged("unfinished", 2, 1, "talk").passed  # 10 % and 5 % of twenty replies; 5 % may
+    assert not judged("unfinished", 3, 1, "talk").passed  # far beyond what may be
+    new, before = measured([1.0] * 100, "new"), measured([2.0] * 100, "old")
+    new.spoken.extend(spoken(10, "unfinished", of=100))
+    before.spoken.extend(spoken(1, "unfinished", of=100))
+    assert not compare(new, before).passed  # nine more of a hundred are no chance
+
+
 def test_verdict_survives_json(tmp_path: Path) -> None:
     verdict = judged("unsafe", 1, 0, "talk")
     read = json.loads(json.dumps(verdict.to_json(), ensure_ascii=False))
