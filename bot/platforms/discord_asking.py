@@ -74,8 +74,6 @@ class Asking:
     async def _go_on(
         self, incoming: Incoming, pending: Pending, number: int | None, refusal: SendError | None
     ) -> None:
-        if refusal and self._client.is_closed():
-            return  # nobody knows how it went: the next session asks again
         if refusal:
             command = incoming.text.split(None, 1)[0]
             log.info("%s could not be acknowledged: %s", command, refusal)

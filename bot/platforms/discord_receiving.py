@@ -132,7 +132,7 @@ class Receiver:
             return None
 
     async def done(self, number: int | None) -> None:
-        """Notes that it was dealt with. What was said as the library ended, nobody has seen."""
+        """Notes that it was dealt with; not as the library ends, since nobody may have seen it."""
         if number is not None and not self._client.is_closed():
             await note_done(self._inbox, PLATFORM, self._bot_id, number)
 

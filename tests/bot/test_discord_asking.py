@@ -187,7 +187,7 @@ async def test_what_is_left_in_an_unknown_form_stops_nothing(
 ) -> None:
     async with connected(tmp_path, server) as on:
         left = asdict(Incoming("discord", room.id, "100", "一", message_id="i1"))
-        for number, payload in enumerate(("[]", json.dumps(left | {"ticket": {"of": "old"}}))):
+        for number, payload in enumerate(("[", "1", json.dumps(left | {"ticket": {"of": "old"}}))):
             await on.chat.store.inbox.put("discord", ME["id"], number, "100", payload)
     async with connected(tmp_path, server) as on:
         server.say(room, "二")

@@ -136,12 +136,15 @@ async def test_a_token_that_one_refuses_is_nothing_to_the_other(
         with discords.in_place():
             running = asyncio.create_task(chat.bot.run(both))
             try:
-                told = ""
-                while "has ended, the rest goes on" not in told:
-                    told += capsys.readouterr().err
-                    await asyncio.sleep(0.01)
-                assert told.startswith(f"daiyu: {refused} has ended")
-                assert TOKENS_OF_OTHERS[refused] not in told
+                told: list[str] = []
+
+                def has_told() -> bool:
+                    told.append(capsys.readouterr().err)
+                    return running.done() or bool(told[-1])
+
+                await discords.until(has_told)
+                assert told[-1].startswith(f"daiyu: {refused} has ended, the rest goes on")
+                assert TOKENS_OF_OTHERS[refused] not in told[-1]
                 if refused == "telegram":
                     await discords.until(lambda: discords.connected and lines)
                     discords.say(place, "你好")
