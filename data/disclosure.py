@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections import defaultdict
 from datetime import UTC, datetime
 from typing import Any
@@ -54,7 +56,7 @@ async def disclose(connection: AsyncConnection, platform: str, user_id: str) -> 
             )
         ],
         "waiting": [
-            _plain(row)
+            _plain(row) | {"payload": _without_ticket(row.payload)}
             for row in await connection.execute(select(inbox).filter_by(**key).order_by(inbox.c.id))
         ],
     }
@@ -67,6 +69,15 @@ async def _by_turn(
     for row in await connection.execute(query):
         found[row.turn_id].append(_plain(row))
     return found
+
+
+def _without_ticket(payload: str) -> str:
+    """Without what opens the answer to whoever holds it: that is said of nobody."""
+    with contextlib.suppress(ValueError):
+        kept = json.loads(payload)
+        if isinstance(kept, dict) and kept.pop("ticket", None):
+            return json.dumps(kept, ensure_ascii=False)
+    return payload
 
 
 def _plain(row: Row[Any]) -> dict[str, Any]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from data.schema import notes
 from data.transactions import Transactions
 
 
 class Notes:
-    """Texts by platform, bot and name. Both methods raise StoreUnavailable."""
+    """Texts by platform, bot and name. Every method raises StoreUnavailable."""
 
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
@@ -32,3 +32,10 @@ class Notes:
                 )
                 if not changed.rowcount:
                     await connection.execute(insert(notes).values(**key, value=value))
+
+    async def forget(self, platform: str, bot_id: str, names: Iterable[str]) -> None:
+        """Drops notes, all or none."""
+        async with self._transactions.write() as connection:
+            for name in names:
+                key = dict(platform=platform, bot_id=bot_id, name=name)
+                await connection.execute(delete(notes).filter_by(**key))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
@@ -182,6 +182,8 @@ class Notes(Protocol):
     async def read(self, platform: str, bot_id: str) -> Mapping[str, str]: ...
 
     async def write(self, platform: str, bot_id: str, written: Mapping[str, str]) -> None: ...
+
+    async def forget(self, platform: str, bot_id: str, names: Iterable[str]) -> None: ...
 
 
 def utf16(text: str) -> int:

@@ -4,8 +4,9 @@ A thread has an id of its own there, as a channel has: it is a chat of its own h
 
 Beside it: discord_client is the library's client, discord_reading reads what people do,
 discord_receiving sees that none of it is lost, discord_sending shows what is said to it,
-discord_interactions answers buttons and commands, discord_commands offers these, discord_admin and
-discord_servers are for those who run a server, discord_calls knows the refusals.
+discord_interactions answers buttons and commands, discord_asking sees that none of these is lost,
+discord_commands offers them, discord_admin and discord_servers are for those who run a server,
+discord_missed looks for what came while she was away, discord_calls knows the refusals.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import deque
 from functools import partial
 
 import discord
@@ -33,7 +33,8 @@ from bot.platforms.base import (
     SendError,
 )
 from bot.platforms.discord_admin import Administration
-from bot.platforms.discord_calls import ACKNOWLEDGED, PLATFORM, Refused, call, ended, sign_in
+from bot.platforms.discord_asking import Asking
+from bot.platforms.discord_calls import PLATFORM, call, ended, sign_in
 from bot.platforms.discord_client import Client
 from bot.platforms.discord_commands import make_tree, sync
 from bot.platforms.discord_interactions import How, Pending, form, press_of
@@ -47,15 +48,12 @@ log = logging.getLogger(__name__)
 
 _COMMANDS = "commands"
 """The note of the commands that Discord was told."""
-_AT_ANY_RATE = ("/feedback", "/privacy")
-"""What counts though it was pressed too long ago to be answered."""
 _LONGEST_PAUSE = 120.0
 """Seconds between two sessions that fail: Discord allows a bot a thousand a day."""
+_CUT = 1.0
+"""Seconds for what needs no connection, as votes do."""
 _STEADY = 600.0
 """Seconds after which a session counts as having held."""
-_TAKEN = 1000
-_TRIED_AGAIN = 1.0
-"""Seconds that the library waits, at the least, before it repeats a call."""
 
 
 class DiscordPlatform:
@@ -81,7 +79,7 @@ class DiscordPlatform:
         self._servers = Servers(notes)
         self._told = False
         self._receiver: Receiver | None = None
-        self._taken: deque[int] = deque(maxlen=_TAKEN)
+        self._asking: Asking | None = None
 
     async def run(self, handle: Handler) -> None:
         hears, pause = True, 1.0
@@ -134,8 +132,10 @@ class DiscordPlatform:
 
     async def end(self, *, cut: bool = False) -> None:
         """Lets the replies under way come to their end; `cut` leaves them to the next session."""
+        if self._asking:
+            await self._asking.end()
         if self._receiver:
-            await self._receiver.end(0.0 if cut else self._settings.drain)
+            await self._receiver.end(_CUT if cut else self._settings.drain)
 
     @property
     def _me(self) -> discord.ClientUser:
@@ -152,7 +152,8 @@ class DiscordPlatform:
         self._receiver = Receiver(
             self._client, self._settings, self._inbox, self._notes, self._reader, bot_id, self._deal
         )
-        await self._receiver.begin(notes)
+        self._asking = Asking(self._client, self._receiver, self._sender)
+        self._asking.take_up(await self._receiver.begin(notes))
         await self._offer_commands(bot_id, notes.get(_COMMANDS))
 
     async def _offer_commands(self, bot_id: str, known: str | None) -> None:
@@ -165,7 +166,7 @@ class DiscordPlatform:
             log.warning("the commands could not be set: %s", error)
 
     def connected(self, shard_id: int) -> None:
-        self._of_receiver.connected(shard_id)
+        self._of_receiver.missed.connected(shard_id)
 
     async def ready(self, shard_id: int, guilds: list[discord.Guild], *, private: bool) -> None:
         if not self._told:
@@ -176,7 +177,7 @@ class DiscordPlatform:
                 "developer portal, under Bot"
             )
             self._notice(f"{self._me} is on Discord{'' if self._hears else deaf}")
-        await self._of_receiver.catch_up(shard_id, guilds, private=private)
+        await self._of_receiver.missed.catch_up(shard_id, guilds, private=private)
 
     @property
     def _of_receiver(self) -> Receiver:
@@ -223,30 +224,11 @@ class DiscordPlatform:
         *,
         pressed: bool = False,
     ) -> None:
-        """Acknowledges at once, and has it dealt with."""
-        if interaction.id in self._taken:  # a session that was resumed may repeat it
-            return
-        self._taken.append(interaction.id)
         incoming = self._reader.interaction(
             interaction, text, alone=alone, about=about, pressed=pressed
         )
-        pending = Pending(interaction, how, alone=alone)
-        began = time.monotonic()
-        try:
-            await pending.acknowledge()
-            waits = True
-        except SendError as error:
-            # Acknowledged already: by herself, where the library had to try again because
-            # Discord's answer was lost; else by somebody else, who answers it too.
-            own = time.monotonic() - began >= _TRIED_AGAIN
-            waits = own and isinstance(error, Refused) and error.code == ACKNOWLEDGED
-            if not waits:
-                log.info("%s could not be acknowledged: %s", text.split(None, 1)[0], error)
-                if not text.startswith(_AT_ANY_RATE):
-                    return
-        if waits:
-            self._sender.expect(incoming, pending)
-        self._of_receiver.talk(incoming)
+        assert self._asking is not None
+        await self._asking.take(interaction, incoming, Pending(interaction, how, alone=alone))
 
     async def _deal(self, incoming: Incoming) -> None:
         try:
@@ -255,8 +237,10 @@ class DiscordPlatform:
             if STOPPED in cancelled.args:
                 await self._sender.take_back(incoming)
             raise
-        finally:
+        else:
             await self._sender.end(incoming)
+        finally:
+            self._sender.leave(incoming)  # cut off, the next session goes on with it
 
     # What the bot asks of a platform.
 

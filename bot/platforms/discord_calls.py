@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -46,11 +48,42 @@ _FOR_GOOD = (_INVALID, 4012, 4013)
 
 
 class Refused(SendError):
-    """Discord refuses a call; `code` is its own number for the reason."""
+    """Discord refuses a call; `code` is its own number for the reason.
 
-    def __init__(self, error: discord.HTTPException) -> None:
+    `perhaps_done`: it was sent more than once, and an earlier sending may have been carried out.
+    """
+
+    def __init__(self, error: discord.HTTPException, *, perhaps_done: bool = False) -> None:
         super().__init__(_plain(error))
         self.code = error.code
+        self.perhaps_done = perhaps_done
+
+
+@dataclass(slots=True)
+class _Doubt:
+    """How many sendings of a call left, and were not plainly refused."""
+
+    sendings: int = 0
+
+
+_doubt: ContextVar[_Doubt | None] = ContextVar("_doubt", default=None)
+
+
+def watched() -> aiohttp.TraceConfig:
+    """Has the library's requests counted for `call`: it tries again by itself, and tells nobody."""
+
+    async def left(*_: object) -> None:
+        if doubt := _doubt.get():
+            doubt.sendings += 1
+
+    async def answered(_: object, __: object, end: aiohttp.TraceRequestEndParams) -> None:
+        if (doubt := _doubt.get()) and 400 <= end.response.status < 500:
+            doubt.sendings -= 1
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(left)
+    trace.on_request_end.append(answered)
+    return trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,15 +181,25 @@ async def call(
 
     What was sent twice must carry a nonce, so that it is shown once. Raises SendError.
     """
+    doubt = _Doubt()
+    before = _doubt.set(doubt)
+    try:
+        return await _until_done(partial(method, **arguments), doubt, once=once)
+    finally:
+        _doubt.reset(before)
+
+
+async def _until_done(method: Callable[[], Awaitable[Any]], doubt: _Doubt, *, once: bool) -> Any:
     pause = 1.0
     while True:
         try:
-            return await method(**arguments)
+            return await method()
         except _LOST as error:
             why: Exception = error
         except discord.HTTPException as error:
             if error.status != 429 and error.status < 500 and not _is_signed_out(error):
-                raise (_unreachable(error) or Refused(error)) from None
+                refusal = Refused(error, perhaps_done=doubt.sendings > 0)
+                raise (_unreachable(error) or refusal) from None
             why = error
         except RuntimeError as error:
             if "closed" not in str(error):

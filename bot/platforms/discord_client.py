@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import discord
 from discord import app_commands
 
+from bot.platforms.discord_calls import watched
+
 log = logging.getLogger(__name__)
 
 
@@ -48,6 +50,7 @@ class Client(discord.AutoShardedClient):
         super().__init__(
             intents=intents,
             proxy=proxy or None,
+            http_trace=watched(),
             allowed_mentions=discord.AllowedMentions.none(),
             member_cache_flags=discord.MemberCacheFlags.none(),
             max_messages=None,

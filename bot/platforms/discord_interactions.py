@@ -6,17 +6,18 @@ they are valid after restarts, and nothing is kept for each message that ever ha
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import discord
 
 from bot.platforms.base import Choices, File, Said, SendError, utf16
-from bot.platforms.discord_calls import call
+from bot.platforms.discord_calls import ACKNOWLEDGED, Refused, call
 from bot.texts import say
 
 NO_MENTIONS = discord.AllowedMentions.none()
@@ -28,6 +29,9 @@ _LINK = re.compile(r"(?<!<)https?://[^\s<>]+")
 _LONGEST_WORDING = 300
 _BETTER = "/feedback"
 """The action of the button that asks for a better wording: on Discord a form does."""
+
+_ACKNOWLEDGING = 60.0
+"""Seconds: Discord waits for three, and then still tells whether it was acknowledged in time."""
 
 How = Literal["answer", "replace", "beside"]
 
@@ -103,24 +107,70 @@ class Pending:
     to the person alone.
     """
 
-    def __init__(self, interaction: discord.Interaction, how: How, *, alone: bool) -> None:
+    def __init__(
+        self, interaction: discord.Interaction, how: How, *, alone: bool, again: bool = False
+    ) -> None:
+        """`again`: an earlier session may have acknowledged and answered it."""
         self._interaction = interaction
         self._how = how
         self._alone = alone
+        self._again = again
         self._shown: set[str] = set()
 
+    @property
+    def ticket(self) -> dict[str, Any]:
+        """What it takes to answer it later, within the 15 minutes that Discord allows for that."""
+        interaction = self._interaction
+        return {
+            "application": interaction.application_id,
+            "token": interaction.token,
+            "type": interaction.type.value,
+            "how": self._how,
+            "alone": self._alone,
+        }
+
+    @classmethod
+    def of(cls, client: discord.Client, number: int, ticket: Mapping[str, Any]) -> Self:
+        """The one that an earlier session left. Raises LookupError where it knows it not."""
+        data: Any = {
+            "id": number,
+            "application_id": ticket["application"],
+            "token": ticket["token"],
+            "type": ticket["type"],
+            "version": 1,
+            "attachment_size_limit": 0,
+        }
+        # The library makes them of events alone; no other call of it answers for another session.
+        interaction: Any = discord.Interaction(data=data, state=client._connection)
+        return cls(interaction, ticket["how"], alone=ticket["alone"], again=True)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody waits any longer."""
+        return self._interaction.is_expired()
+
     async def acknowledge(self) -> None:
-        """Raises SendError: pressed too long ago, or acknowledged already."""
+        """Raises SendError: asked too long ago, or acknowledged by somebody else."""
         own = self._how == "answer"
-        await call(
-            self._interaction.response.defer, once=True, ephemeral=own and self._alone, thinking=own
+        defer = partial(
+            self._interaction.response.defer, ephemeral=own and self._alone, thinking=own
         )
+        try:
+            # Again and again: a second time it does nothing, and tells how the first one went.
+            async with asyncio.timeout(_ACKNOWLEDGING):
+                await call(defer)
+        except TimeoutError:
+            raise SendError("Discord cannot be reached") from None
+        except Refused as error:
+            if error.code != ACKNOWLEDGED or not (error.perhaps_done or self._again):
+                raise
 
     def takes(self, said: Said) -> bool:
         return self._how != "beside" or not said.hers
 
     def has_shown(self, message_id: str) -> bool:
-        return message_id in self._shown
+        # Of what an earlier session said only the ids are known that the turn was linked to.
+        return message_id in self._shown or (self._again and self._how == "answer")
 
     async def send(self, said: Said) -> str:
         if self._how == "replace" or (self._how == "answer" and not self._shown):
@@ -148,6 +198,7 @@ class Pending:
         return str(message.id)
 
     async def edit(self, message_id: str, said: Said) -> None:
+        self._shown.add(message_id)
         await call(
             self._interaction.followup.edit_message,
             once=said.growing,

@@ -48,10 +48,14 @@ class Sender:
 
     async def end(self, to: Incoming) -> None:
         """All is said to it."""
-        self._shown.pop(to.message_id or "", None)
-        if pending := self._pending.pop(to.message_id or "", None):
+        if pending := self.leave(to):
             with contextlib.suppress(SendError):
                 await pending.end()
+
+    def leave(self, to: Incoming) -> Pending | None:
+        """Nothing more is said to it in this session; what waits is left as it is."""
+        self._shown.pop(to.message_id or "", None)
+        return self._pending.pop(to.message_id or "", None)
 
     async def take_back(self, to: Incoming) -> None:
         """Nobody is to read half an answer to a message that is gone."""

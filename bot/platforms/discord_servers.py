@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from bot.platforms.base import Notes
 from bot.platforms.discord_calls import PLATFORM
+
+log = logging.getLogger(__name__)
 
 MAX_NAMES, MAX_NAME = 10, 32
 _PREFIX = "server:"
@@ -40,9 +43,13 @@ class Servers:
         self._bot_id = bot_id
         for name, value in notes.items():
             if name.startswith(_PREFIX):
-                kept = json.loads(value)
-                lists = {key: tuple(kept[key]) for key in ("channels", "names")}
-                self._servers[name.removeprefix(_PREFIX)] = Server(**kept | lists)
+                server_id = name.removeprefix(_PREFIX)
+                try:
+                    kept = json.loads(value)
+                    lists = {key: tuple(kept[key]) for key in ("channels", "names")}
+                    self._servers[server_id] = Server(**kept | lists)
+                except (LookupError, TypeError, ValueError):  # another version of the program
+                    log.error("the settings of server %s are in a form not known", server_id)
 
     def of(self, server_id: str) -> Server:
         return self._servers.get(server_id, Server())

@@ -27,7 +27,10 @@ Answer = tuple[int, Any]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """How a call goes wrong. `late`: it is done all the same, and only the answer goes wrong."""
+    """How a call goes wrong. `late`: it is done all the same, and only the answer goes wrong.
+
+    With status 0 there is no answer: the connection breaks.
+    """
 
     status: int
     body: Any = None
@@ -162,10 +165,10 @@ class Rest:
             starts = {"total": 1000, "remaining": 1000, "reset_after": 0, "max_concurrency": 1}
             return 200, {"url": gateway, "shards": 1, "session_start_limit": starts}
         if path.endswith("/commands"):
-            about = {"application_id": APPLICATION, "version": "1"}
+            about = {"application_id": APPLICATION, "version": "1", "description": ""}
             return 200, [about | one | {"id": str(n)} for n, one in enumerate(body, 1)]
         if found := re.fullmatch(r"/interactions/(\d+)/t\d+/callback", path):
-            return self._acknowledge(found[1])
+            return self.acknowledge(found[1])
         if found := re.fullmatch(r"/webhooks/8/(t\d+)(?:/messages/(.+))?", path):
             return self._follow_up(method, found[1], found[2], body)
         if found := re.fullmatch(r"/channels/(\d+)/(typing|messages)(?:/(\d+))?(/.*)?", path):
@@ -213,7 +216,7 @@ class Rest:
         more = {"nonce": body.get("nonce"), "components": body.get("components", [])}
         return 200, self.write(place, body["content"], ME, [], **more)
 
-    def _acknowledge(self, number: str) -> Answer:
+    def acknowledge(self, number: str) -> Answer:
         if number in self._acknowledged:
             return 400, {"code": 40060, "message": "Interaction has already been acknowledged."}
         self._acknowledged.add(number)
@@ -222,6 +225,8 @@ class Rest:
     def _follow_up(self, method: str, token: str, number: str | None, body: Any) -> Answer:
         """What is said to an interaction: the original completes what is waited for."""
         place = self._asked_in[token]
+        if token.removeprefix("t") not in self._acknowledged:
+            return 404, {"code": 10015, "message": "Unknown Webhook"}
         if number is None:
             return 200, self.write(place, body["content"], ME, [])
         if number != "@original":

@@ -158,6 +158,10 @@ class DiscordServer:
         self.tell("INTERACTION_CREATE", event)
         return event
 
+    def acknowledge_elsewhere(self, event: dict[str, Any]) -> None:
+        """Another program with the same token takes a command up."""
+        self._rest.acknowledge(event["id"])
+
     def tell(self, event: str, data: Any) -> None:
         """Tells the session of an event; where its socket is gone, it is kept for the replay."""
         if session := self._session:
@@ -302,7 +306,10 @@ class DiscordServer:
         answer = fault or done
         assert answer
         self.calls.append(Call(time.monotonic(), method, path, body, answer.status))
-        if answer.status == 204:
+        if not answer.status:
+            assert request.transport
+            request.transport.abort()
+        if answer.status in (0, 204):
             return web.Response(status=204, headers=answer.headers)
         # The library reads as JSON what says no more than that it is.
         headers = {"Content-Type": "application/json"} | answer.headers

@@ -119,9 +119,19 @@ async def test_threads_and_posts_are_talks_of_their_own(on: OnDiscord) -> None:
     assert "园里的话" not in on.chat.engine.prompts[-1]
 
 
-async def test_voices_webhooks_and_other_bots_are_ignored(on: OnDiscord) -> None:
-    voice = on.guild.create_voice_channel("听雨")
-    assert await on.say_here(f"{on.mention} 听得见么", voice) == ""
+async def test_a_forum_post_is_a_talk_of_its_own(on: OnDiscord) -> None:
+    await on.say_here(f"{on.mention} 园里的话")
+    forum = on.guild.create_forum_channel("诗社")
+    on.env.backend.create_thread(forum.id, "海棠", on.member.id)
+    await on.env.settle()
+    [post] = forum.threads
+    assert await on.say_here(f"{on.mention} 海棠的话", post) == "海棠的话"
+    assert "园里的话" not in on.chat.engine.prompts[-1]
+
+
+async def test_voices_stages_webhooks_and_other_bots_are_ignored(on: OnDiscord) -> None:
+    for place in (on.guild.create_voice_channel("听雨"), on.guild.create_stage_channel("戏台")):
+        assert await on.say_here(f"{on.mention} 听得见么", place) == ""
     await on.guild.create_webhook(on.room).send(f"{on.mention} 我是钩子")
     other = on.guild.add_member(on.env.create_user("robot", bot=True))
     await other.send(on.room, f"{on.mention} 我是机器")
@@ -196,13 +206,17 @@ async def test_a_reply_that_was_deleted_in_the_making_is_sent_anew(on: OnDiscord
     assert on.chat.last()["state"] == "done"
 
 
-async def test_a_deleted_message_stops_the_reply(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_bulk", [False, True])
+async def test_a_deleted_message_stops_the_reply(tmp_path: Path, in_bulk: bool) -> None:
     async with on_discord(tmp_path, apart=True) as on:
         on.chat.engine.delay = 0.05
         on.chat.engine.replies.append(REPLY)
         message = await on.ask("今日下雨了")
         await on.until(lambda: on.hers(on.person.dm_channel))
-        on.env.backend.delete_message(message.channel_id, message.id)
+        if in_bulk:
+            on.env.backend.bulk_delete_messages(message.channel_id, [message.id])
+        else:
+            on.env.backend.delete_message(message.channel_id, message.id)
         await on.until(lambda: not on.waiting())
         assert on.chat.engine.running == 0
         assert on.chat.last()["state"] == "cancelled"
@@ -224,7 +238,10 @@ async def test_without_the_intent_she_hears_what_is_meant_for_her(tmp_path: Path
         assert "Message Content Intent" in on.notices[0]
         assert await on.say_here("黛玉，你好") == ""
         assert await on.say_here(f"{on.mention} 你好") == "你好"
+        assert await on.say_here("可不是", reply_to=on.last()) == "可不是"
         assert await on.say("私下里说") == "私下里说"
+        await on.member.slash(on.room, "chat", message="又下雨了")
+        assert on.texts()[-1] == "又下雨了"
 
 
 async def test_who_is_not_let_in_is_told_so_in_private_alone(tmp_path: Path) -> None:

@@ -10,10 +10,13 @@ from typing import Any
 import discord
 import pytest
 import pytest_asyncio
-from on_discord import OnDiscord, on_discord
+from on_discord import OnDiscord, labels, on_discord
 from simcord.actors import MemberActor
 from simcord.backend.errors import SetupError
 
+from bot.delivery import deliver
+from bot.feedback import RATING
+from bot.platforms.base import Incoming, Said
 from bot.platforms.discord_servers import names_in
 from bot.texts import menu, say
 
@@ -84,6 +87,26 @@ async def test_chat_is_answered_for_all_to_see(on: OnDiscord) -> None:
     assert on.chat.last()["text"] == "今日雨大"
 
 
+async def test_a_long_answer_to_a_command_is_split_and_rings_nobody(on: OnDiscord) -> None:
+    text = "@everyone " + "".join(f"第{number}句，说的是雨打芭蕉。" for number in range(200))
+
+    async def say_much(incoming: Incoming) -> None:
+        async def texts() -> AsyncIterator[Said]:
+            yield Said(text, choices=RATING)
+
+        await deliver(on.platform, incoming, texts())
+
+    on.platform._handle = say_much
+    await on.member.slash(on.room, "chat", message="说罢")
+    shown = on.hers()
+    assert "".join(message.content for message in shown) == text
+    assert [len(message.content) <= 2000 for message in shown] == [True, True]
+    assert [labels(message) != [] for message in shown] == [False, True]
+    assert not any(message.mention_everyone for message in shown)
+    sent = [*on.calls("PATCH", "@original"), *on.calls("POST", "/webhooks/")]
+    assert [call.json["allowed_mentions"]["parse"] for call in sent] == [[], []]
+
+
 async def test_chat_is_no_way_to_a_command(on: OnDiscord) -> None:
     await on.member.slash(on.room, "chat", message=" /forget yes")
     assert on.chat.last()["text"] == "//forget yes"
@@ -126,6 +149,9 @@ async def test_privacy_gives_the_person_alone_all_that_is_kept(on: OnDiscord) ->
     [attached] = given.attachments
     kept = json.loads(await attached.read())
     assert [turn["text"] for turn in kept["turns"]] == ["我叫阿宁"]
+    waiting = json.loads(kept["waiting"][-1]["payload"])
+    assert waiting["text"] == "/privacy"
+    assert "ticket" not in waiting  # whoever holds it may answer for her
 
 
 async def test_privacy_said_in_private_is_answered_with_the_file_too(on: OnDiscord) -> None:
@@ -243,6 +269,14 @@ async def test_settings_are_kept(tmp_path: Path) -> None:
         await admin(on).slash(on.room, "settings", channel=on.room)
         await on.restart()
         assert await on.say_here("今日雨大") == "今日雨大"
+
+
+async def test_settings_in_an_unknown_form_are_left_aside(tmp_path: Path) -> None:
+    async with on_discord(tmp_path) as on:
+        settings = {f"server:{on.guild.id}": '{"of": "another version"}', "server:1": "{"}
+        await on.chat.store.notes.write("discord", on.bot_id, settings)
+        await on.restart()
+        assert await on.say_here("黛玉，你好") == "黛玉，你好"
 
 
 async def test_without_the_intent_settings_say_what_is_not_heard(tmp_path: Path) -> None:

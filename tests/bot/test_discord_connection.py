@@ -2,93 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-import discord
 import pytest
 import pytest_asyncio
-from discord.backoff import ExponentialBackoff
-from discord.state import AutoShardedConnectionState
-from talking import Chat, opened_chat, rows, settings
+from connected import connected, said
 
 from bot.platforms.base import PlatformError
-from bot.platforms.discord import DiscordPlatform
 from tests.bot.discord_rest import Fault, Place, flood, refusal
 from tests.bot.discord_server import TOKEN, DiscordServer
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the library waits for without asking anybody."""
-    soon = property(lambda _: 0.05, lambda *_: None)
-    monkeypatch.setattr(AutoShardedConnectionState, "guild_ready_timeout", soon, raising=False)
-    monkeypatch.setattr(ExponentialBackoff, "delay", lambda _: 0.05)
-
-    async def at_once(*_: object, **__: object) -> None:
-        """Else five seconds pass before a second session."""
-
-    monkeypatch.setattr(discord.Client, "before_identify_hook", at_once)
-
-
-@dataclass
-class Connected:
-    server: DiscordServer
-    chat: Chat
-    running: asyncio.Task[None]
-    notices: list[str]
-
-    async def answered(self, place: Place, *texts: str) -> None:
-        """Waits until all is dealt with; what she has said there is exactly that, once each."""
-        await self.until(lambda: len(place.hers) >= len(texts) and not self.waiting())
-        assert sorted(said(place)) == sorted(texts)
-        assert sorted(turn["text"] for turn in self.turns(place)) == sorted(texts)
-
-    async def until(self, true: Callable[[], object]) -> None:
-        """Waits until something becomes true; the bot must not end meanwhile."""
-        await self.server.until(lambda: true() or self.running.done())
-        if self.running.done():
-            self.running.result()
-
-    def turns(self, place: Place) -> list[dict[str, object]]:
-        query = (
-            "SELECT turns.* FROM turns JOIN conversations ON conversations.id = conversation_id "
-            f"WHERE chat_id = '{place.id}'"
-        )
-        return rows(self.chat.database, query)
-
-    def waiting(self) -> int:
-        return len(rows(self.chat.database, "SELECT 1 FROM inbox WHERE done_at IS NULL"))
-
-
-def said(place: Place) -> list[str]:
-    """What she has said there, without the name of whom she echoes."""
-    return [text.removeprefix("宝玉：") for text in place.hers]
-
-
-@asynccontextmanager
-async def connected(var: Path, server: DiscordServer, **overrides: str) -> AsyncIterator[Connected]:
-    """The bot on the database below `var`, signed in; it is stopped at the end."""
-    chosen = {"discord__group_edit_interval": "30", "discord__edit_interval": "30"} | overrides
-    async with opened_chat(var, **chosen) as chat:
-        notices: list[str] = []
-        platform = DiscordPlatform(
-            settings(var, **chosen).discord, TOKEN, chat.store.inbox, chat.store.notes,
-            notices.append,
-        )  # fmt: skip
-        with server.in_place():
-            running = asyncio.create_task(platform.run(partial(chat.bot.handle, platform)))
-            try:
-                await server.until(lambda: server.connected or running.done())
-                await server.until(lambda: notices or running.done())
-                yield Connected(server, chat, running, notices)
-            finally:
-                running.cancel()
-                await asyncio.gather(running, return_exceptions=True)
 
 
 @pytest_asyncio.fixture
@@ -279,19 +202,6 @@ async def test_a_server_in_trouble_says_nothing_twice(
         server.say(room, "一")
         await on.answered(room, "一")
         assert len(server.made("POST", f"/channels/{room.id}/messages")) == 2
-
-
-async def test_a_command_whose_acknowledgement_was_lost_is_answered_once(
-    tmp_path: Path, server: DiscordServer, room: Place
-) -> None:
-    async with connected(tmp_path, server) as on:
-        server.fail("POST", "/callback", Fault(502, late=True))
-        server.fail("PATCH", "@original", Fault(502, late=True))
-        server.command(room, "chat", message="一")
-        await on.until(lambda: len(server.made("PATCH", "@original")) >= 2)
-        await on.until(lambda: said(room) == ["一"])
-        await on.answered(room, "一")
-        assert [call.status for call in server.made("POST", "/callback")] == [502, 400]
 
 
 async def test_a_channel_that_is_closed_to_her_costs_no_other(

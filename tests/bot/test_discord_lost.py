@@ -102,6 +102,21 @@ async def test_what_arrives_twice_is_answered_once(on: OnDiscord) -> None:
     assert on.texts() == ["你好"]
 
 
+async def test_of_places_that_tell_nothing_any_more_nothing_is_kept(on: OnDiscord) -> None:
+    await on.say("你好")
+    now = on.last(on.person.dm_channel).id
+    places = {"seen:1": "1", "seen:2": str(now)} | {f"dm:{n}": str(n) for n in range(1, 300)}
+    await on.chat.store.notes.write("discord", on.bot_id, places)
+    await on.restart()
+    notes = await on.chat.store.notes.read("discord", on.bot_id)
+    assert "seen:1" not in notes
+    assert "seen:2" in notes
+    assert sum(name.startswith("dm:") for name in notes) == 200
+    assert f"dm:{on.person.dm_channel.id}" in notes
+    assert "dm:299" in notes
+    assert "dm:1" not in notes
+
+
 async def test_what_cannot_be_written_down_is_answered_all_the_same(on: OnDiscord) -> None:
     class Full:
         async def put(self, *_: object) -> bool:

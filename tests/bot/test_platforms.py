@@ -18,10 +18,14 @@ from talking import Chat, Screen, settings
 
 from bot.check import check
 from bot.platforms import discord_calls
-from bot.platforms.base import Handler, PlatformError
+from bot.platforms.base import Handler, Platform, PlatformError
 from bot.platforms.discord import DiscordPlatform
+from bot.platforms.telegram import TelegramPlatform
+from tests.bot.discord_server import DiscordServer
+from tests.fakes.bot_api import BotAPI
 
 TOKEN = "a.secret.token"
+TOKENS_OF_OTHERS = {"telegram": "1:another", "discord": TOKEN}
 
 
 class Failing(Screen):
@@ -110,6 +114,47 @@ async def test_one_that_breaks_unforeseen_takes_no_other_with_it(
     await chat.bot.run([well, Failing(ZeroDivisionError("division by zero"))])
     assert list(well.messages.values()) == ["你好"]
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("refused", ["telegram", "discord"])
+async def test_a_token_that_one_refuses_is_nothing_to_the_other(
+    chat: Chat, tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: str
+) -> None:
+    async with BotAPI() as telegram, DiscordServer() as discords:
+        chosen = settings(tmp_path, telegram__base_url=telegram.base_url.removesuffix("/bot"))
+        tokens = {"telegram": telegram.token, "discord": discords.token}
+        tokens[refused] = TOKENS_OF_OTHERS[refused]
+        inbox, notes = chat.store.inbox, chat.store.notes
+        lines: list[str] = []
+        both: list[Platform] = [
+            TelegramPlatform(
+                chosen.telegram, tokens["telegram"], inbox, chat.bot.moved, lines.append
+            ),
+            DiscordPlatform(chosen.discord, tokens["discord"], inbox, notes, lines.append),
+        ]
+        private, place = telegram.private(telegram.user("宝玉")), discords.private()
+        with discords.in_place():
+            running = asyncio.create_task(chat.bot.run(both))
+            try:
+                told: list[str] = []
+
+                def has_told() -> bool:
+                    told.append(capsys.readouterr().err)
+                    return running.done() or bool(told[-1])
+
+                await discords.until(has_told)
+                assert told[-1].startswith(f"daiyu: {refused} has ended, the rest goes on")
+                assert TOKENS_OF_OTHERS[refused] not in told[-1]
+                if refused == "telegram":
+                    await discords.until(lambda: discords.connected and lines)
+                    discords.say(place, "你好")
+                    await discords.until(lambda: place.hers == ["你好"])
+                else:
+                    await private.say(private.user, "你好")
+                    await discords.until(lambda: [m.text for m in private.from_bot] == ["你好"])
+            finally:
+                running.cancel()
+                await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_where_all_have_failed_the_last_is_the_error(

@@ -20,3 +20,11 @@ async def test_each_bot_has_its_own(store: Store) -> None:
     await store.notes.write("discord", "bot", {"seen:1": "5"})
     assert await store.notes.read("discord", "another") == {}
     assert await store.notes.read("telegram", "bot") == {}
+
+
+async def test_notes_are_forgotten_by_name(store: Store) -> None:
+    await store.notes.write("discord", "bot", {"seen:1": "5", "seen:2": "6"})
+    await store.notes.write("discord", "other", {"seen:1": "7"})
+    await store.notes.forget("discord", "bot", {"seen:1", "seen:3"})
+    assert await store.notes.read("discord", "bot") == {"seen:2": "6"}
+    assert await store.notes.read("discord", "other") == {"seen:1": "7"}
