@@ -46,6 +46,19 @@ class Version:
     def base_hash(self) -> str:
         return str(self.lineage["base"]["sha256"])
 
+    @property
+    def turns(self) -> set[int]:
+        """The turns of people that are in its weights: its own rows and pairs, and what the version
+        that it was trained on from had learned."""
+        dataset, start = self.lineage.get("dataset"), self.lineage.get("start")
+        found: list[Any] = []
+        if isinstance(dataset, dict):
+            found += dataset.get("turns") or []
+            found += [turn for pair in dataset.get("pairs") or [] for turn in pair]
+        if isinstance(start, dict):
+            found += start.get("turns") or []
+        return {turn for turn in found if isinstance(turn, int)}
+
     def gate(self) -> dict[str, Any] | None:
         """The gate's report; None where it was not held against anything."""
         try:
@@ -130,13 +143,7 @@ class Registry:
     def trained_on(self, turns: Collection[int]) -> list[Version]:
         """The versions that learned from any of these turns, oldest first. Raises RegistryError."""
         wanted = set(turns)
-
-        def learned(version: Version) -> bool:
-            dataset = version.lineage.get("dataset")
-            named = dataset.get("turns") if isinstance(dataset, dict) else None
-            return isinstance(named, list) and any(turn in wanted for turn in named)
-
-        return [version for version in self.versions() if learned(version)]
+        return [version for version in self.versions() if not wanted.isdisjoint(version.turns)]
 
     def current(self) -> Version | None:
         """The version that is served; None where nothing was promoted. Raises RegistryError."""

@@ -41,6 +41,10 @@ class Recipe:
     clip: float = 1.0
     patience: int = 1
     """Evaluations in a row that may be no better before it stops."""
+    preference: float = 0.0
+    """What a pair of replies weighs beside a conversation; 0 learns from no pairs."""
+    preference_beta: float = 0.1
+    """How hard pairs hold to the reference: the higher, the sooner a margin in nats suffices."""
 
 
 RECIPES = {
@@ -66,6 +70,9 @@ class TrainingSettings(BaseModel):
     """The highest learning rate; overrides the recipe's."""
     rank: int | None = Field(default=None, ge=1, le=256)
     """The adapter's rank; overrides the recipe's."""
+    start: Literal["base", "incumbent"] = "base"
+    """What training begins from: a fresh adapter on `base`, or the adapter in service on its own
+    base, where one is."""
     rich: bool = False
     """Whether the rows in rich/ are learned too, and not only shown: for bases above 0.5B."""
     promote: bool = True
@@ -96,6 +103,11 @@ class TrainingSettings(BaseModel):
     rated there in that hour waits for review."""
     history: int = Field(default=4, ge=0)
     """Earlier exchanges that a learned one brings along."""
+    preference: float = Field(default=0.0, ge=0, le=100)
+    """What a down-voted reply and its better weigh beside a conversation; 0 learns nothing from
+    down-votes."""
+    preference_beta: float = Field(default=0.1, gt=0, le=10)
+    """DPO's beta: the higher, the smaller the margin over the reference that suffices."""
 
     def chosen(self) -> Recipe:
         """The recipe with what is overridden."""
@@ -105,6 +117,8 @@ class TrainingSettings(BaseModel):
             epochs=self.epochs or recipe.epochs,
             rate=self.rate or recipe.rate,
             rank=self.rank or recipe.rank,
+            preference=self.preference,
+            preference_beta=self.preference_beta,
         )
 
 

@@ -46,6 +46,7 @@ from trainer.preprocess import DatasetError, Preprocessor, Row, hold_out, read_r
 from trainer.publish import dataset_facts
 from trainer.run import Run
 from trainer.speech import EvalSets, Subject
+from trainer.start import origin, reference_on, referred, to_start_from
 from trainer.train import Evaluation, Step, Trainer, TrainingError
 
 Watch = Callable[[Step | Evaluation], None]
@@ -135,16 +136,23 @@ def train(
     say: Callable[[str], None],
     recheck: Callable[[Dataset], Dataset] = lambda dataset: dataset,
 ) -> Run:
-    """Trains an adapter, or goes on with one. Raises TrainingError, WeightsError, DatasetError.
+    """Trains an adapter, or goes on with one. Raises TrainingError, WeightsError, DatasetError; and
+    what reading the adapter in service raises, where it is started from or compared with.
 
     `recheck` takes out, once all else is ready, what may not be learned any more.
     """
     recipe, training = settings.training.chosen(), settings.training
     accelerator = Accelerator()
-    base = training_base(settings, weights, say)
+    learns_pairs, from_served = recipe.preference > 0, training.start == "incumbent"
+    served = incumbent(settings) if learns_pairs or from_served else None
+    start = to_start_from(served, recipe, say) if served and from_served else None
+    base = fitting_base(start, weights) if start else training_base(settings, weights, say)
     card = read_persona_card(settings.persona.folder)
     folder = weights.for_transformers(base)
     dataset = _fitting(recheck(dataset), builder_for(settings, folder))
+    preprocessor = preprocessor_for(settings, folder, dataset.rows, recipe.exemplars, dataset.shown)
+    pairs = preprocessor.pairs() if learns_pairs else []
+    reference = reference_on(base, served) if served and pairs else None
     facts = {
         "persona": card.name,
         "card": _card_hash(card),
@@ -153,9 +161,10 @@ def train(
         "recipe": asdict(recipe) | {"name": training.recipe},
         "prompt": asdict(budget(settings.model, settings.persona)),
         "seed": training.seed,
+        "start": origin(start),
+        "reference": reference.version if reference else None,
     }
     facts = json.loads(json.dumps(facts))  # as they will be read back
-    preprocessor = preprocessor_for(settings, folder, dataset.rows, recipe.exemplars, dataset.shown)
     epochs = [
         preprocessor.epoch(training.seed * 1000 + number, recipe.bare, recipe.agreeing)[
             : recipe.conversations or None
@@ -167,7 +176,15 @@ def train(
     if run.trained:
         return run
     try:
-        adapted = adapt(folder, recipe, training.seed, accelerator.device)
+        if reference:
+            pairs = referred(run, pairs, folder, reference.adapter, accelerator)
+        adapted = adapt(
+            folder,
+            recipe,
+            training.seed,
+            accelerator.device,
+            start=start.adapter if start else None,
+        )
     except (ValueError, AttributeError, SafetensorError) as error:  # damaged, or of other layers
         reason = " ".join(str(error).split())[:300]
         raise TrainingError(f"{base.name} cannot carry the adapter: {reason}") from error
@@ -180,6 +197,7 @@ def train(
         seed=training.seed,
         pack_tokens=training.pack_tokens or pack_tokens(accelerator.device),
         accelerator=accelerator,
+        pairs=pairs,
     )
     if resume:
         run.restore(trainer)
