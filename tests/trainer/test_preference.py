@@ -148,15 +148,17 @@ def test_loss_and_gradients_are_those_of_the_formula(
     for parameter in adapted.parameters:
         parameter.grad = None
     both = [plain_loss(adapted.causal, base, pair, beta) for pair in pairs]
-    (0.25 * torch.stack([loss for loss, _ in both]).sum()).backward()
+    loss = torch.stack([loss for loss, _ in both])
+    margins = [float(margin.detach()) for _, margin in both]
+    (0.25 * loss.sum()).backward()
     theirs = [p.grad for p in adapted.parameters if p.grad is not None]
     assert len(ours) == len(adapted.parameters)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
     told = Preferred.of(len(pairs), sums)
     assert told is not None
-    assert told.loss == pytest.approx(float(sum(loss for loss, _ in both)) / len(pairs), rel=1e-4)
-    assert told.margin == pytest.approx(float(sum(m for _, m in both)) / len(pairs), rel=1e-3)
-    assert told.accuracy == sum(float(m) > 0 for _, m in both) / len(pairs)
+    assert told.loss == pytest.approx(float(loss.detach().mean()), rel=1e-4)
+    assert told.margin == pytest.approx(sum(margins) / len(pairs), rel=1e-3)
+    assert told.accuracy == sum(margin > 0 for margin in margins) / len(pairs)
     # Judged without learning, they are the same.
     assert judge(adapted.causal, referred, beta) == pytest.approx(sums, rel=1e-5)
     assert adapted.causal.training

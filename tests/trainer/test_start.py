@@ -216,7 +216,7 @@ async def test_run_with_pairs_names_them_and_what_they_were_compared_with(
     village: Village, configured: Configured, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     turn = await pair(village, "甲")
-    path = configured(preference=2.0)
+    path = configured(preference=2.0, rate=1e-2)
     assert await asyncio.to_thread(train, path) == 0
     run = newest(tmp_path)
     assert run.facts["dataset"]["turns"] == [turn]
@@ -308,7 +308,7 @@ async def test_resuming_with_a_down_vote_that_was_taken_back_is_refused(
     interrupted(monkeypatch)
     assert await asyncio.to_thread(train, path) == 1
     monkeypatch.undo()
-    changed(tmp_path, f"UPDATE ratings SET vote = 0 WHERE turn_id = {turn}")
+    changed(tmp_path, f"UPDATE ratings SET vote = 1 WHERE turn_id = {turn}")
     capsys.readouterr()
     assert await asyncio.to_thread(train, path, "--resume") == 1
     told = " ".join(capsys.readouterr().err.split())
@@ -322,7 +322,7 @@ async def test_down_vote_taken_back_while_the_base_is_fetched_counts(
     fetch = loop.training_base
 
     def slow(*arguments: Any) -> Any:
-        changed(tmp_path, "UPDATE ratings SET vote = 0")
+        changed(tmp_path, "UPDATE ratings SET vote = 1")
         return fetch(*arguments)
 
     monkeypatch.setattr(loop, "training_base", slow)
