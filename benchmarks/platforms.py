@@ -3,7 +3,7 @@
 A process of its own runs the whole bot on the echo engine with both tokens; the servers, in this
 process, stand for Telegram and Discord. Half of the chats are on each, a third of Discord's are
 channels. *Within limits*: a rate that both platforms' limits allow. *Beyond*: a rate that they do
-not, on servers without limits, so that the bot is the slowest part.
+not, on servers that refuse nothing; the bot keeps Telegram's limits by itself, and falls behind.
 
 The latency that is told is the bot's own: from a message's arrival at the server to the reply's.
 Ends with 1 where a message was lost or answered twice.

@@ -31,7 +31,8 @@ def with_conversations(settings: Settings, dataset: Dataset, say: Say, resume: b
     before = Run.cut_off(settings.runs) if resume else None
     if before is None:
         found = _same_in_all(lambda: asyncio.run(_harvest(settings, dataset, say)))
-        return dataset.mixed(found.rows, settings.training.share)
+        training = settings.training
+        return dataset.mixed(found.rows, training.share, training.chosen().conversations)
     turns = before.facts["dataset"]["turns"]
     pairs = dict(before.facts["dataset"].get("pairs", []))
     found = _same_in_all(lambda: asyncio.run(_harvest(settings, dataset, say, turns, pairs)))

@@ -22,11 +22,12 @@ from trainer.run import Run
 
 def dataset_facts(rows: Sequence[Row], shown: Sequence[Row], held: Sequence[Row]) -> dict[str, Any]:
     """What a lineage says of the rows: hash, counts by file, the collected turns that were used,
-    and of pairs the turns of both replies, the better one first."""
+    and of pairs, where there are any, the turns of both replies, the better one first."""
     files: dict[str, int] = {}
     for row in rows:
         name = row.key.partition(":")[0]
         files[name] = files.get(name, 0) + 1
+    pairs = paired_turns(rows)
     turns = [meta["turn"] for row in rows if (meta := row.triple.meta) and "turn" in meta]
     return {
         "hash": fingerprint(rows),
@@ -34,7 +35,7 @@ def dataset_facts(rows: Sequence[Row], shown: Sequence[Row], held: Sequence[Row]
         "with_history": sum(bool(row.triple.history) for row in rows),
         "files": files,
         "turns": turns,
-        "pairs": [list(pair) for pair in paired_turns(rows).items()],
+        **({"pairs": [list(pair) for pair in pairs.items()]} if pairs else {}),
         "shown": {"hash": fingerprint(shown), "rows": len(shown)},
         "held_out": {"hash": fingerprint(held), "rows": len(held)},
     }
@@ -114,7 +115,8 @@ def model_card(lineage: dict[str, Any], verdict: Verdict | None) -> str:
         f"hash `{dataset['hash'][:12]}`; {len(dataset['turns'])} of them from rated conversations",
         f"- recipe: rank {recipe['rank']}, alpha {recipe['alpha']}, dropout {recipe['dropout']}, "
         f"rate {recipe['rate']:g}, {recipe['epochs']} epochs at the most, "
-        f"{recipe['batch']} conversations a step, {recipe['exemplars']} exemplars",
+        f"{recipe['conversations'] or 'all'} conversations an epoch, {recipe['batch']} a step, "
+        f"{recipe['exemplars']} exemplars",
         *_of_pairs(lineage),
         f"- seed {lineage['seed']}, code {lineage['code']}, parent {lineage['parent']}",
         "",

@@ -11,11 +11,12 @@ import torch
 from accelerate import Accelerator
 
 from persona.checkpoint import read_object
+from persona.memory import give_back
 from persona.registry import CONFIG_FILE, LINEAGE_FILE, read_version
 from persona.serving import UNTRAINED, Served, content_hash
 from persona.weights import Base
 from trainer.config import TARGETS, Recipe
-from trainer.model import give_back, load_served
+from trainer.model import load_served
 from trainer.packing import Pair
 from trainer.preference import refer, restored, stored
 from trainer.run import Run

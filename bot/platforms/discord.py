@@ -21,6 +21,7 @@ import discord
 
 from bot.platforms.base import (
     STOPPED,
+    File,
     Handler,
     Inbox,
     Incoming,
@@ -53,6 +54,8 @@ _LONGEST_PAUSE = 120.0
 _STEADY = 600.0
 """Seconds after which a session counts as having held."""
 _TAKEN = 1000
+_TRIED_AGAIN = 1.0
+"""Seconds that the library waits, at the least, before it repeats a call."""
 
 
 class DiscordPlatform:
@@ -228,12 +231,15 @@ class DiscordPlatform:
             interaction, text, alone=alone, about=about, pressed=pressed
         )
         pending = Pending(interaction, how, alone=alone)
+        began = time.monotonic()
         try:
             await pending.acknowledge()
             waits = True
         except SendError as error:
-            # Acknowledged already: by herself, and Discord's answer to that was lost.
-            waits = isinstance(error, Refused) and error.code == ACKNOWLEDGED
+            # Acknowledged already: by herself, where the library had to try again because
+            # Discord's answer was lost; else by somebody else, who answers it too.
+            own = time.monotonic() - began >= _TRIED_AGAIN
+            waits = own and isinstance(error, Refused) and error.code == ACKNOWLEDGED
             if not waits:
                 log.info("%s could not be acknowledged: %s", text.split(None, 1)[0], error)
                 if not text.startswith(_AT_ANY_RATE):
@@ -271,3 +277,6 @@ class DiscordPlatform:
 
     async def typing(self, to: Incoming) -> None:
         await self._sender.typing(to)
+
+    async def hand_over(self, to: Incoming, file: File) -> None:
+        await self._sender.hand_over(to, file)

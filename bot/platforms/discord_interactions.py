@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
 from typing import Any, Literal
 
 import discord
 
-from bot.platforms.base import Choices, Said, utf16
+from bot.platforms.base import Choices, File, Said, SendError, utf16
 from bot.platforms.discord_calls import call
 from bot.texts import say
 
@@ -89,6 +91,10 @@ def form(about: str, lang: str) -> discord.ui.Modal:
     return modal
 
 
+def as_attachment(file: File) -> discord.File:
+    return discord.File(BytesIO(file.content), filename=file.name)
+
+
 class Pending:
     """An interaction that was acknowledged and waits for its answer.
 
@@ -150,6 +156,13 @@ class Pending:
             view=buttons(said.choices),
             allowed_mentions=NO_MENTIONS,
         )
+
+    async def hand_over(self, file: File) -> None:
+        """Gives a file to the person alone. Raises SendError."""
+        if not self._alone:
+            raise SendError("others would see it")
+        sent = partial(self._interaction.followup.send, file=as_attachment(file), ephemeral=True)
+        await call(sent, once=True)
 
     async def end(self) -> None:
         """Where nothing was said to it, it stops waiting."""

@@ -11,9 +11,15 @@ from typing import Any
 
 import discord
 
-from bot.platforms.base import Incoming, Limits, Said, SendError, utf16
+from bot.platforms.base import File, Incoming, Limits, Said, SendError, utf16
 from bot.platforms.discord_calls import UNANSWERABLE, Refused, call
-from bot.platforms.discord_interactions import LENGTH, NO_MENTIONS, Pending, buttons
+from bot.platforms.discord_interactions import (
+    LENGTH,
+    NO_MENTIONS,
+    Pending,
+    as_attachment,
+    buttons,
+)
 from bot.platforms.discord_servers import Servers
 from bot.platforms.settings import DiscordSettings
 
@@ -133,6 +139,16 @@ class Sender:
 
     async def strip(self, to: Incoming, message_id: str) -> None:
         await call(self._message(to, message_id).edit, once=True, view=None)
+
+    async def hand_over(self, to: Incoming, file: File) -> None:
+        """Raises SendError; also where others would see it."""
+        if pending := self._pending.get(to.message_id or ""):
+            await pending.hand_over(file)
+            return
+        if to.is_group:
+            raise SendError("the person waits no longer, and nobody else is to see it")
+        attached = as_attachment(file)
+        await call(partial(self._channel(to).send, file=attached), once=True)
 
     async def typing(self, to: Incoming) -> None:
         await call(self._channel(to).typing, once=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from village import Village, founded
 
 from data.learning import NOBODY, Judgement, Rated, Snapshot, Spoken, Verdict
-from data.store import Turn
+from data.messages import Turn
 from data.triples import Triple
 from trainer.pairs import paired_turns, with_rejected
 from trainer.preprocess import Rejected, Row
