@@ -26,6 +26,7 @@ from bot.platforms.telegram import TelegramPlatform
 from bot.platforms.terminal import TerminalPlatform
 from bot.progress import StartProgress
 from bot.takeover import Takeover
+from bot.trial import told
 from data.screen import Screen, read_forbidden
 from data.store import Store
 from data.transactions import StoreUnavailable
@@ -52,6 +53,7 @@ from persona.serving import (
     to_serve,
 )
 from persona.tokenizer import ChatTokenizer
+from persona.trial import Trial
 from persona.weights import Weights, WeightsError
 
 log = logging.getLogger(__name__)
@@ -154,13 +156,21 @@ def make_service(settings: Settings, character: Character, loaded: Loaded) -> In
     )
 
 
-def make_takeover(settings: Settings, character: Character, service: InferenceService) -> Takeover:
+def make_takeover(
+    settings: Settings, character: Character, service: InferenceService, store: Store
+) -> Takeover:
     async def swap(served: Served) -> None:
         loaded = await load(settings, served, lambda *_: None)
         builder = make_builder(settings, character, loaded.tokenizer)
         service.swap(loaded.engine, builder, loaded.version)
 
-    return Takeover(registry(settings), service, partial(wanted, settings), swap)
+    async def try_out(served: Served, trial: Trial) -> None:
+        loaded = await load(settings, served, lambda *_: None)
+        builder = make_builder(settings, character, loaded.tokenizer)
+        service.try_out(loaded.engine, builder, loaded.version, trial.gets)
+
+    adapters, now = registry(settings), partial(wanted, settings)
+    return Takeover(adapters, service, store.trials, now, swap, try_out)
 
 
 class Bot:
@@ -177,6 +187,7 @@ class Bot:
         self.inbox = store.inbox
         self.notes = store.notes
         self._store = store
+        self._service = service
         self._takeover = takeover
         self._access = Access(store, {"telegram": settings.telegram, "discord": settings.discord})
         self._conversations = Conversations(store, service, settings.bot)
@@ -197,7 +208,8 @@ class Bot:
             self._access,
             self._learned,
             self._learners,
-            lambda: takeover.failure,
+            lambda: takeover.trouble,
+            self._trial,
         )
 
     async def _learners(self, turns: list[int]) -> list[str]:
@@ -208,6 +220,14 @@ class Bot:
             log.error("the versions cannot be read: %s", error)
             return []
         return [version.name for version in found]
+
+    async def _trial(self, lang: str) -> str:
+        """What there is to say of trials."""
+        try:
+            return await told(self._registry, self._store.trials, self._service.version, lang)
+        except RegistryError as error:
+            log.error("the trial cannot be read: %s", error)
+            return ""
 
     async def handle(self, platform: Platform, incoming: Incoming) -> None:
         """Answers one message. Nothing that goes wrong with it reaches the platform."""
@@ -322,7 +342,7 @@ async def opened(settings: Settings) -> AsyncGenerator[tuple[Bot, Character]]:
         with StartProgress(settings.bot.lang) as report:
             loaded = await load_wanted(settings, report)
         service = make_service(settings, character, loaded)
-        takeover = make_takeover(settings, character, service)
+        takeover = make_takeover(settings, character, service, store)
         takeover.failure = loaded.instead_of
         try:
             yield Bot(settings, store, service, character.card, takeover), character

@@ -46,9 +46,11 @@ class Commands:
         access: Access,
         learned: Learned,
         learners: Callable[[list[int]], Awaitable[list[str]]],
-        trouble: Callable[[], str | None] = lambda: None,
+        trouble: Callable[[], str | None],
+        trial: Callable[[str], Awaitable[str]],
     ) -> None:
-        """`learners` names the versions that learned from any of these turns."""
+        """`learners` names the versions that learned from any of these turns; `trial` says in a
+        language how the version on trial does."""
         self._store = store
         self._service = service
         self._conversations = conversations
@@ -57,6 +59,7 @@ class Commands:
         self._learned = learned
         self._learners = learners
         self._trouble = trouble
+        self._trial = trial
         self._commands: dict[str, _Command] = {
             "start": self._start,
             "help": self._help,
@@ -217,6 +220,6 @@ class Commands:
             done=counts["turns"],
             ratings=counts["ratings"],
         )
-        told += await usage(self._store, lang)
+        told += await usage(self._store, lang) + await self._trial(lang)
         trouble = self._trouble()
         return told + (say(lang, "status_trouble", trouble=trouble) if trouble else "")

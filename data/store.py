@@ -17,6 +17,7 @@ from data.notes import Notes
 from data.people import People
 from data.schema import STATES, conversations, erasures, messages, quarantine, ratings, turns
 from data.transactions import Transactions
+from data.trials import Trials
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,8 @@ class Store:
     """Everything that is remembered. Open it with `Store.open`, close it with `close`.
 
     `people` holds their consents and erases them; `inbox` what a platform handed over; `notes` what
-    one writes down for itself; `learning` what may be learned, and what was judged of it.
+    one writes down for itself; `learning` what may be learned, and what was judged of it; `trials`
+    counts what was heard of a version.
     """
 
     def __init__(self, database: Database) -> None:
@@ -73,6 +75,7 @@ class Store:
         self.inbox = Inbox(self._transactions)
         self.learning = Learning(self._transactions)
         self.notes = Notes(self._transactions)
+        self.trials = Trials(self._transactions)
 
     @classmethod
     async def open(cls, url: str, *, busy_timeout: float = 10.0, exclusive: bool = True) -> Store:

@@ -88,10 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     add("list", _list, "list the adapter versions")
     show = add("show", _show, "show a version's lineage and its gate's verdict")
     show.add_argument("version", nargs="?")
-    promote = add("promote", _promote, "serve a version")
+    promote = add("promote", _promote, "serve a version, first in a share of the chats")
     promote.add_argument("version")
     promote.add_argument("--force", metavar="REASON", help="in spite of its gate; is recorded")
-    add("rollback", _rollback, "serve what was served before")
+    promote.add_argument("--whole", action="store_true", help="in all chats, without a trial")
+    add("rollback", _rollback, "end the trial, or serve what was served before")
     export = add("export", _export, "write the dataset for other trainers")
     export.add_argument("folder", type=Path)
     reading = add("read", _read, "print what a version says to the messages of docs/readings")
@@ -138,6 +139,7 @@ def _gate(settings: Settings, _: argparse.Namespace) -> int:
     """Judges the newest run, publishes it, and where it passed promotes it if it is to."""
     from trainer import loop
     from trainer.display import Display
+    from trainer.introduce import introduce
     from trainer.publish import publish
     from trainer.run import Run, is_main, only_trainer
 
@@ -168,8 +170,8 @@ def _gate(settings: Settings, _: argparse.Namespace) -> int:
                 f"`python -m trainer promote {version.name}`"
             )
             return 0
-        registry.promote(version, "the gate passed it")
-        display.say(f"promoted; a running bot takes it over by itself. Read {version.path}")
+        done = introduce(settings, registry, version, "the gate passed it", waits=True)
+        display.say(f"{done}. Read {version.path}")
     return 0
 
 
@@ -180,11 +182,14 @@ def _registry(settings: Settings) -> Registry:
 def _list(settings: Settings, _: argparse.Namespace) -> int:
     registry = _registry(settings)
     current = registry.current()
-    versions = registry.versions()
+    versions, trial = registry.versions(), registry.trial()
     for version in versions:
         mark = "*" if current and version.name == current.name else " "
+        mark = "~" if trial and version.name == trial.version else mark
         rows = version.lineage.get("dataset", {}).get("rows", "?")
         print(f"{mark} {version.name}  {version.base}  {rows} rows  {_judged(version)}")
+    if trial:
+        print(f"~ is on trial in {trial.share:.0%} of the chats until {_local(trial.ends)}")
     if not versions:
         print("no versions yet; `python -m trainer` makes one")
     return 0
@@ -205,13 +210,25 @@ def _show(settings: Settings, arguments: argparse.Namespace) -> int:
     print((version.path / "README.md").read_text("utf-8"))
     for promotion in registry.promotions():
         if promotion["version"] == version.name:
-            when = datetime.fromisoformat(promotion["at"]).astimezone()
+            when = _local(datetime.fromisoformat(promotion["at"]))
             forced = ", forced" if promotion["forced"] else ""
-            print(f"promoted {when:%Y-%m-%d %H:%M}{forced}: {promotion['reason']}")
+            print(f"promoted {when}{forced}: {promotion['reason']}")
+    for ended in registry.ended_trials():
+        if ended.trial.version == version.name:
+            tried = f"on trial from {_local(ended.trial.begun)} to {_local(ended.at)}"
+            print(f"{tried}, then {ended.outcome}: {ended.why}")
+            for side, counts in ended.figures.items():
+                print(f"  {side}: " + ", ".join(f"{key} {n}" for key, n in counts.items()))
     return 0
 
 
+def _local(at: datetime) -> str:
+    return f"{at.astimezone():%Y-%m-%d %H:%M}"
+
+
 def _promote(settings: Settings, arguments: argparse.Namespace) -> int:
+    from trainer.introduce import introduce
+
     registry = _registry(settings)
     version = registry.version(arguments.version)
     report = version.gate()
@@ -225,8 +242,12 @@ def _promote(settings: Settings, arguments: argparse.Namespace) -> int:
             f"{version.name} did not pass its gate ({reasons}); "
             'to serve it all the same: --force "<reason>"'
         )
-    registry.promote(version, arguments.force if forced else "by hand", forced=forced)
-    print(f"{version.name} is served now")
+    reason = arguments.force if forced else "by hand"
+    if arguments.whole:
+        registry.promote(version, reason, forced=forced)
+        print(f"{version.name} is served now")
+    else:
+        print(introduce(settings, registry, version, reason, forced=forced))
     return 0
 
 

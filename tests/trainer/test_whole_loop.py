@@ -45,9 +45,9 @@ async def test_trained_judged_promoted_served_and_taken_back(
 ) -> None:
     path = configured("transformers", epochs=3, rate=1e-2)
     assert await asyncio.to_thread(run, path) == 0
-    told = capsys.readouterr().err
+    told = " ".join(capsys.readouterr().err.split())
     assert "50 rows, 4 to judge by" in told
-    assert "promoted; a running bot takes it over by itself" in told
+    assert "is served now; a running bot takes it over by itself" in told
     settings = config.read(path, {})
     registry = loop.registry(settings)
     (version,) = registry.versions()
