@@ -20,6 +20,7 @@ EARLY = 0.001
 last look's bound would drop many a good version; one so strict adds little, and still ends a
 disaster within the hour."""
 _TESTS = 2
+_ENDED = {"promoted": "status_trial_promoted", "dropped": "status_trial_dropped"}
 _DISPLEASED = 2
 """People who must have voted it bad: one alone drops nothing."""
 
@@ -81,7 +82,7 @@ async def told(registry: Registry, trials: Trials, beside: str, lang: str) -> st
     if ended:
         last = ended[-1]
         fields = dict(version=last.trial.version, at=_local(last.at), why=last.why)
-        said += say(lang, f"status_trial_{last.outcome}", **fields) + _counted(last.figures, lang)
+        said += say(lang, _ENDED[last.outcome], **fields) + _counted(last.figures, lang)
     if trial:
         share, ends = f"{trial.share:.0%}", _local(trial.ends)
         said += say(lang, "status_trial", version=trial.version, share=share, ends=ends)

@@ -17,10 +17,13 @@ from test_takeover import look, publish
 
 from bot import app
 from bot import takeover as watching
+from bot.config import Settings
 from bot.trial import chance_of_as_many, judge
 from data.trials import Heard
+from persona.child import Report
 from persona.engines.base import EngineError
 from persona.registry import Registry
+from persona.serving import Served
 from persona.trial import Trial
 
 # The test against chance.
@@ -115,10 +118,17 @@ def chats_of(trial: Trial, gets: bool, count: int) -> list[str]:
 
 
 async def begun(chat: Chat, var: Path, hours: float = 20.0) -> Trial:
-    """A trial of v2, in half of the chats, that the bot has taken notice of."""
-    trial = Registry(var / "adapters").begin_trial(publish(var, "v2"), 0.5, hours, "gate")
+    """A trial of v2 beside v1, in half of the chats, that the bot has taken notice of."""
+    registry = Registry(var / "adapters")
+    registry.promote(publish(var, "v1"), "better")
+    trial = registry.begin_trial(publish(var, "v2"), 0.5, hours, "gate")
     await look(chat).look()
     return trial
+
+
+def served(var: Path) -> str | None:
+    current = Registry(var / "adapters").current()
+    return current.name if current else None
 
 
 async def vote(chat: Chat, chats: list[str], rating: str, replies: int = 3) -> None:
@@ -140,8 +150,8 @@ async def test_a_trial_is_heard_in_its_chats_alone_and_every_turn_says_so(tmp_pa
         for place in [*with_it, *without, *with_it]:
             assert await chat.say("你好", chat_id=place) == "你好"
         told = [turn["adapter"] for turn in chat.turns()]
-        assert told == ["v2", "v2", "untrained", "untrained", "v2", "v2"]
-        assert Registry(tmp_path / "adapters").current() is None
+        assert told == ["v2", "v2", "v1", "v1", "v2", "v2"]
+        assert served(tmp_path) == "v1"
 
 
 async def test_worse_votes_drop_it_by_themselves_and_their_figures_are_kept(
@@ -157,17 +167,17 @@ async def test_worse_votes_drop_it_by_themselves_and_their_figures_are_kept(
         await look(chat).judge()
 
         registry = Registry(tmp_path / "adapters")
-        assert (registry.trial(), registry.current()) == (None, None)
+        assert (registry.trial(), served(tmp_path)) == (None, "v1")
         [ended] = registry.ended_trials()
         assert ended.outcome == "dropped"
         assert ended.why.startswith("votes: ")
         assert ended.figures["tried"] == {
             "chats": 4, "replies": 12, "guarded": 0, "good": 0, "bad": 12, "displeased": 4,
         }  # fmt: skip
-        assert ended.figures["beside"]["version"] == "untrained"
+        assert ended.figures["beside"]["version"] == "v1"
         assert ended.figures["beside"]["good"] == 12
         await chat.say("还在么", chat_id=bad[0])
-        assert chat.last()["adapter"] == "untrained"
+        assert chat.last()["adapter"] == "v1"
         told = await status(chat)
         assert "v2" in told
         assert "votes: " in told
@@ -190,9 +200,7 @@ async def test_while_it_is_no_worse_it_goes_on_and_then_answers_everywhere(
         engine = chat.service._trial.engine  # type: ignore[union-attr]
         await look(chat).judge()
 
-        current = registry.current()
-        assert current is not None
-        assert current.name == "v2"
+        assert served(tmp_path) == "v2"
         assert [ended.outcome for ended in registry.ended_trials()] == ["promoted"]
         # The engine that was there is the one that answers: nothing was loaded anew.
         assert (chat.service.version, chat.service.trial_version) == ("v2", None)
@@ -217,7 +225,7 @@ async def test_a_turn_that_runs_ends_on_the_version_on_trial_though_it_is_taken_
 
         assert await saying == "说一句长些的话给我听听罢。"
         await chat.say("还在么", chat_id=place)
-        assert [turn["adapter"] for turn in chat.turns()] == ["v2", "untrained"]
+        assert [turn["adapter"] for turn in chat.turns()] == ["v2", "v1"]
         assert {turn["state"] for turn in chat.turns()} == {"done"}
 
 
@@ -225,16 +233,19 @@ async def test_a_trial_whose_engine_cannot_be_built_leaves_the_old_one_to_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened_chat(tmp_path) as chat:
+        load = app.load
 
-        async def fails(*_: object) -> app.Loaded:
-            raise EngineError("no memory left")
+        async def fails(settings: Settings, served: Served, report: Report) -> app.Loaded:
+            if served.version == "v2":
+                raise EngineError("no memory left")
+            return await load(settings, served, report)
 
         with monkeypatch.context() as patched:
             patched.setattr(app, "load", fails)
             trial = await begun(chat, tmp_path, hours=1.0)
         [place] = chats_of(trial, True, 1)
         assert await chat.say("你好", chat_id=place) == "你好"
-        assert chat.last()["adapter"] == "untrained"
+        assert chat.last()["adapter"] == "v1"
         assert "v2: no memory left" in await status(chat)
 
         # Nobody could hear it: it does not come through by that.
@@ -243,7 +254,7 @@ async def test_a_trial_whose_engine_cannot_be_built_leaves_the_old_one_to_all(
         await look(chat).judge()
         registry = Registry(tmp_path / "adapters")
         assert [ended.outcome for ended in registry.ended_trials()] == ["dropped"]
-        assert registry.current() is None
+        assert served(tmp_path) == "v1"
         assert "no memory left" in await status(chat)
 
 
@@ -259,12 +270,12 @@ async def test_a_version_that_was_damaged_meanwhile_does_not_come_through(
         [ended] = Registry(tmp_path / "adapters").ended_trials()
         assert ended.outcome == "dropped"
         assert "stray.bin" in ended.why
-        assert chat.service.version == "untrained"
+        assert chat.service.version == "v1"
 
 
 async def test_a_store_that_fails_ends_no_trial(tmp_path: Path) -> None:
     async with opened_chat(tmp_path) as chat:
-        trial = await begun(chat, tmp_path, hours=0.000001)
+        trial = await begun(chat, tmp_path, hours=1e-9)
         await chat.store.close()
         (tmp_path / "daiyu.db").unlink()
         (tmp_path / "daiyu.db").mkdir()
@@ -280,7 +291,7 @@ async def test_a_trial_outlives_a_restart_and_keeps_its_chats(tmp_path: Path) ->
         await look(chat).look()
         await vote(chat, chats_of(trial, True, 4), "bad")
         await vote(chat, chats_of(trial, False, 4), "good")
-        assert {t["adapter"] for t in chat.turns()} == {"v2", "untrained"}
+        assert {t["adapter"] for t in chat.turns()} == {"v2", "v1"}
         await look(chat).judge()
         [ended] = Registry(tmp_path / "adapters").ended_trials()
         # Of each person the newest three votes.
@@ -296,13 +307,14 @@ async def test_the_running_bot_builds_and_judges_by_itself(
     async with opened_chat(tmp_path) as chat:
         run = asyncio.create_task(look(chat).run())
         registry = Registry(tmp_path / "adapters")
+        registry.promote(publish(tmp_path, "v1"), "better")
         trial = registry.begin_trial(publish(tmp_path, "v2"), 0.5, 20.0, "gate")
         await eventually(lambda: chat.service.trial_version == "v2")
         await vote(chat, chats_of(trial, False, 4), "good")
         await vote(chat, chats_of(trial, True, 4), "bad")
         await eventually(lambda: registry.ended_trials())
         await eventually(lambda: chat.service.trial_version is None)
-        assert chat.service.version == "untrained"
+        assert chat.service.version == "v1"
         assert not run.done()
         run.cancel()
         await asyncio.gather(run, return_exceptions=True)

@@ -126,7 +126,7 @@ def test_a_nights_candidate_leaves_the_trial_alone_that_still_runs(
     assert "v1 is on trial until" in introduce(settings, registry, v2, "night", waits=True)
     assert registry.trial() == running
     # One whose time went by while no bot was there to end it gives way.
-    registry.begin_trial(v1, 0.25, 1e-6, "the gate passed it")
+    registry.begin_trial(v1, 0.25, 1e-9, "the gate passed it")
     assert "v2 is on trial in 25%" in introduce(settings, registry, v2, "night", waits=True)
     trial = registry.trial()
     assert trial is not None
