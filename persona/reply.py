@@ -77,7 +77,7 @@ class Host(Protocol):
     sampling: Sampling
     sense: Sense | None
 
-    def take(self) -> Serving: ...
+    def take(self, place: Hashable) -> Serving: ...
     def leave(self, serving: Serving) -> None: ...
     def candidates(self, serving: Serving) -> int: ...
     def nearest(self, text: str, said: Sequence[str], place: Hashable) -> list[Exchange]: ...
@@ -130,7 +130,7 @@ class Reply:
         self._taught: list[frozenset[str]] = []
 
     async def __aiter__(self) -> AsyncGenerator[str]:
-        serving = self._host.take()
+        serving = self._host.take(self._place)
         try:
             async with aclosing(self._texts(serving)) as texts:
                 async for text in texts:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data.config import PathsSettings, StoreSettings, database_url, read_settings
 from persona.config import ModelSettings, PersonaSettings
+from persona.trial import MOST_HOURS
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The layers that carry the adapter: all linear ones of a decoder block."""
@@ -97,8 +98,16 @@ class TrainingSettings(BaseModel):
     rich: bool = True
     """Whether the rows in rich/ that need no history are learned too, or only shown."""
     promote: bool = True
-    """Whether a version that passed its gate is served at once, or waits for somebody to read it:
+    """Whether a version that passed its gate is served by itself, or waits for somebody to read it:
     the gate sees whether replies have sense, not whether they answer."""
+    trial_share: float = Field(default=0.25, ge=0, le=1)
+    """Share of the chats that get a version first; 0 serves it everywhere at once."""
+    trial_hours: float = Field(default=20.0, gt=0, le=MOST_HOURS)
+    """After which a version that those chats found no worse is served everywhere. Below 24, so that
+    one night's is through before the next night's comes."""
+    trial_chats: int = Field(default=8, ge=2)
+    """Chats that were active in the last seven days; with fewer a trial tells nothing, and a
+    version is served everywhere at once."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the adapter's first values, the order of rows, and dropout."""
     pack_tokens: int = Field(default=0, ge=0)

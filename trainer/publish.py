@@ -53,6 +53,9 @@ def publish(
     name = f"{now:%Y%m%dT%H%M%SZ}-{hashlib.sha256(weights).hexdigest()[:8]}"
     goal = registry.folder / name
     part = registry.folder / f"{name}.{os.getpid()}.part"
+    for left in registry.folder.glob("*.part"):  # of a trainer that was killed: there is no second
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         for file in (ADAPTER_FILE, CONFIG_FILE):
