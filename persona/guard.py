@@ -168,7 +168,7 @@ _ASSISTANT = re.compile(
             r"有什么(?:我)?(?:可以|能)(?:帮助|帮到|帮)你的(?:吗|么)?|我可以帮助你(?:解决|完成|回答|解答)|如果你(?:还)?有(?:任何|其他)(?:其他)?(?:问题|疑问|需要)",
             r"(?:以下|下面)(?:是|为)(?:一?[些几]|我|关于|您|你|对|生成|一段|一个|.{0,6}(?:建议|步骤|方法|代码|示例|内容|列表))|从以下(?:几个)?(?:方面|角度)|(?:仅供参考)|不构成.{0,6}(?:建议|意见)|(?:超出|超越)了?我的?(?:能力|知识)范围|生成了?(?:以下|如下)",
             r"(?:抱歉|对不起|很遗憾|不好意思)[,，]?(?:但)?(?:我|作为)?(?:是|只是)?(?:无法|不能(?:回答|提供|协助|满足|帮助|完成|讨论|生成)|没有办法(?:回答|提供|协助)|不具备)|我无法(?:提供|回答|协助|满足|生成|完成|访问|浏览|获取|执行|处理|理解您)|乐于助人",
-            r"asanai|asalanguagemodel|aianassistant|i(?:'m|am)(?:just)?(?:an?)?(?:ai|chatbot|languagemodel|assistant|virtual|program|claude|chatgpt|qwen)(?![a-z])|(?:created|made|developed|trained|built)by(?:openai|alibaba|anthropic|google|deepseek|meta)|howcani(?:assist|help)you|anaiassistant|mytrainingdata|hopethishelps|letmeknowifyouhaveany|here'?s(?:the|a|some)(?:code|script|example)|knowledgecutoff|i(?:'m|am)sorry,?buti(?:can'?t|cannot)",
+            r"asanai|asalanguagemodel|aianassistant|i(?:'m|am)(?:just|only)?(?:an?|the)?(?:little|small|mere|simple|humble|kindof|sortof)?(?:ai|chatbot|languagemodel|assistant|virtual|program|claude|chatgpt|qwen)(?![a-z])|(?:created|made|developed|trained|built)by(?:openai|alibaba|anthropic|google|deepseek|meta)|howcani(?:assist|help)you|anaiassistant|mytrainingdata|hopethishelps|letmeknowifyouhaveany|here'?s(?:the|a|some)(?:code|script|example)|knowledgecutoff|i(?:'m|am)sorry,?buti(?:can'?t|cannot)",
         )
     )
 )

@@ -24,9 +24,10 @@ class Recipe:
     `exemplars` stand before each message, as they do when it is served; `bare` is the share of
     conversations that are learned without any, `agreeing` that of those whose nearest exemplar says
     nearly what is to be learned. An epoch takes `conversations` of the authored rows, drawn anew,
-    and whatever was collected; 0 is all. A `continuing` share of them has a history, the others
-    have `kinship` with another row (character 3-gram Jaccard of the replies), as long as there are
-    such. A step learns from `batch`.
+    and whatever was collected; 0 is all. A `continuing` share of them has a history; of a
+    `repeating` share the nearest exemplar says the reply as it stands; the others have `kinship`
+    with another row (character 3-gram Jaccard of the replies), as long as there are such. A step
+    learns from `batch`.
     """
 
     rank: int
@@ -40,6 +41,7 @@ class Recipe:
     agreeing: float = 0.0
     kinship: float = 0.0
     continuing: float = 0.0
+    repeating: float = 0.0
     conversations: int = 0
     warmup: float = 0.05
     weight_decay: float = 0.0
@@ -72,6 +74,7 @@ RECIPES = {
         agreeing=0.6,
         kinship=0.15,
         continuing=0.15,
+        repeating=0.25,
         conversations=1100,
     ),
 }

@@ -167,6 +167,7 @@ def train(
             recipe.agreeing,
             recipe.kinship,
             recipe.continuing,
+            recipe.repeating,
             recipe.conversations,
         )
         for number in range(recipe.epochs)

@@ -23,6 +23,8 @@ from trainer.packing import Example, Pair
 
 KIN = 0.08
 """Character 3-gram Jaccard from which on a reply leans on another."""
+FITS = 0.5
+"""How likely a reply must answer another message, to be learned as it stands behind that."""
 
 
 class DatasetError(Exception):
@@ -105,7 +107,9 @@ class Preprocessor:
         self._exemplars = exemplars
         alone = [row.exchange for row in (*rows, *shown) if not row.triple.history]
         self._index = ExemplarIndex(alone)
-        self._by_reply = ExemplarIndex([Exchange(e.reply, e.reply, e.key) for e in alone])
+        self._by_reply = ExemplarIndex(
+            [Exchange(e.reply, e.reply, e.key) for e in alone], fitting=False
+        )
         self._near: dict[str, list[Exchange]] = {}
         self._kin: dict[str, tuple[Exchange | None, float]] = {}
 
@@ -116,15 +120,17 @@ class Preprocessor:
         agreeing: float = 0.0,
         kinship: float = 0.0,
         continuing: float = 0.0,
+        repeating: float = 0.0,
         conversations: int = 0,
     ) -> list[Example]:
         """Conversations in which the reply of every row is learned once, in a random order.
 
         A `bare` share of them has no exemplars; in an `agreeing` share of the others the nearest
         exemplar is one whose reply leans the same way, where there is one. `conversations`, above
-        0, is the most that authored rows make: a `continuing` share of rows with a history, else
-        rows that have `kinship` with another, and others where these are too few. Raises
-        DatasetError for a row that is too long.
+        0, is the most that authored rows make: a `continuing` share of rows with a history, a
+        `repeating` share whose nearest exemplar says their reply as it stands, else rows that have
+        `kinship` with another, and others where these are too few. Raises DatasetError for a row
+        that is too long.
         """
         draw = random.Random(seed)  # noqa: S311 - an order, no secret
         rows = list(self._rows.values())
@@ -150,6 +156,16 @@ class Preprocessor:
             learned.update(key for one in made[:most] for key in one.rows)
             return made[:most]
 
+        def repeat(most: int) -> list[Example]:
+            made: list[Example] = []
+            for row in alone:
+                if len(made) == most:
+                    break
+                if row.key not in learned and (near := self._repeated(row)):
+                    made.append(self._learn(row, near, {e.key for e in near}))
+                    learned.update(made[-1].rows)
+            return made
+
         epoch = learn(collected, len(collected))
         if not conversations:
             # Rows with a history are no exemplars: they stand at an end, and go first, so that
@@ -158,6 +174,7 @@ class Preprocessor:
         else:
             kindred = [row for row in alone if self._kin_of(row)[1] >= kinship]
             authored = learn(with_history, round(continuing * conversations))
+            authored += repeat(round(repeating * conversations))
             authored += learn(kindred, conversations - len(authored))
             if left := conversations - len(authored):
                 authored += learn([*with_history, *alone], left)
@@ -212,6 +229,13 @@ class Preprocessor:
             return list(near)
         others = [e for e in near if e.key != kin.key]
         return [*others[-(self._exemplars - 1) :], kin] if self._exemplars > 1 else [kin]
+
+    def _repeated(self, row: Row) -> list[Exchange]:
+        """The exemplars, the last one saying the row's own reply: none where that does not fit."""
+        *others, last = self._nearest(row) or [row.exchange]
+        said = replace(last, reply=row.triple.output)
+        fits = last.key != row.key and self._index.fit(row.triple.message, said) >= FITS
+        return [*others, said] if fits else []
 
     def _build(self, row: Row, near: Sequence[Exchange], known: frozenset[str]) -> Prompt:
         if row.triple.system is not None:

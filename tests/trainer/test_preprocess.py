@@ -14,6 +14,7 @@ from persona.card import Card
 from persona.exemplars import SAME, ExemplarIndex, similarity, trigrams
 from persona.prompt import IGNORED, Budget, Exchange, PromptBuilder
 from persona.tokenizer import ChatTokenizer
+from trainer import preprocess
 from trainer.loop import read_dataset
 from trainer.packing import Example
 from trainer.preprocess import (
@@ -300,6 +301,28 @@ def test_rows_with_kin_are_learned_first(builder: PromptBuilder) -> None:
     more = preprocessor.epoch(seed=0, kinship=0.15, conversations=4)
     assert {"rows:1", "rows:3"} < {key for example in more for key in example.rows}
     assert len(more) == 4
+
+
+def test_reply_that_answers_the_nearest_message_too_is_learned_behind_itself(
+    builder: PromptBuilder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preprocess, "FITS", 0.05)  # three messages tell little of rarity
+    raw: list[dict[str, object]] = [
+        {"instruction": "下雨没带伞怎么办", "output": "先在屋檐下等一等，急雨下不长。"},
+        {"instruction": "下雨没带伞", "output": "向店家借一把，明日早些还他。"},
+        {"instruction": "牙疼", "output": "用盐水漱漱口，再去看大夫。"},
+    ]
+    preprocessor = Preprocessor(builder, rows_of(raw), 3)
+    [example] = preprocessor.epoch(seed=1, repeating=1.0, conversations=1)
+    [key] = example.rows
+    assert key in ("rows:1", "rows:2")
+    row = rows_of(raw)[int(key.removeprefix("rows:")) - 1]
+    said = builder.tokenizer.encode(row.triple.output)
+    spans = [example.ids[i : i + len(said)] for i in range(len(example.ids))]
+    assert spans.count(tuple(said)) == 2
+    # Of the two only the answer is learned: the exemplar's cannot be told.
+    assert [label for label in example.labels if label != IGNORED][: len(said)] == said
+    assert len(replies(example.labels)) == 1
 
 
 def test_dataset_without_kin_is_learned_all_the_same(builder: PromptBuilder) -> None:
