@@ -165,7 +165,7 @@ async def opened(engine_name: str, workload: str) -> AsyncGenerator[Workload]:
             ]
             store = await Store.open(settings.database_url)
             try:
-                takeover = app.make_takeover(settings, character, service)
+                takeover = app.make_takeover(settings, character, service, store)
                 bot = Bot(settings, store, service, character.card, takeover)
                 yield TurnWorkload(bot, store, rows, character.exchanges)
             finally:

@@ -42,6 +42,7 @@ from persona.serving import (
     to_serve,
 )
 from persona.tokenizer import ChatTokenizer
+from persona.trial import Trial
 from persona.weights import Weights, WeightsError
 
 log = logging.getLogger(__name__)
@@ -140,13 +141,21 @@ def make_service(settings: Settings, character: Character, loaded: Loaded) -> In
     )
 
 
-def make_takeover(settings: Settings, character: Character, service: InferenceService) -> Takeover:
+def make_takeover(
+    settings: Settings, character: Character, service: InferenceService, store: Store
+) -> Takeover:
     async def swap(served: Served) -> None:
         loaded = await load(settings, served, lambda *_: None)
         builder = make_builder(settings, character, loaded.tokenizer)
         service.swap(loaded.engine, builder, loaded.version)
 
-    return Takeover(registry(settings), service, partial(wanted, settings), swap)
+    async def try_out(served: Served, trial: Trial) -> None:
+        loaded = await load(settings, served, lambda *_: None)
+        builder = make_builder(settings, character, loaded.tokenizer)
+        service.try_out(loaded.engine, builder, loaded.version, trial.gets)
+
+    adapters, now = registry(settings), partial(wanted, settings)
+    return Takeover(adapters, service, store.trials, now, swap, try_out)
 
 
 @asynccontextmanager
@@ -162,7 +171,7 @@ async def opened(settings: Settings) -> AsyncGenerator[tuple[Bot, Character]]:
         with StartProgress(settings.bot.lang) as report:
             loaded = await load_wanted(settings, report)
         service = make_service(settings, character, loaded)
-        takeover = make_takeover(settings, character, service)
+        takeover = make_takeover(settings, character, service, store)
         takeover.failure = loaded.instead_of
         give_back()  # what was only needed to build all this
         try:

@@ -17,6 +17,7 @@ from bot.learned import Learned
 from bot.logs import notice
 from bot.platforms.base import Incoming, Platform, PlatformError, SendError, Unreachable
 from bot.takeover import Takeover
+from bot.trial import told
 from data.screen import Screen, read_forbidden
 from data.store import Store
 from data.transactions import StoreUnavailable
@@ -46,6 +47,7 @@ class Bot:
         self.inbox = store.inbox
         self.notes = store.notes
         self._store = store
+        self._service = service
         self._takeover = takeover
         self._retention = timedelta(days=settings.store.retention_days)
         self._access = Access(store, {"telegram": settings.telegram, "discord": settings.discord})
@@ -67,7 +69,8 @@ class Bot:
             self._access,
             self._learned,
             self._learners,
-            lambda: takeover.failure,
+            lambda: takeover.trouble,
+            self._trial,
             settings.store.retention_days,
         )
 
@@ -79,6 +82,14 @@ class Bot:
             log.error("the versions cannot be read: %s", error)
             return []
         return [version.name for version in found]
+
+    async def _trial(self, lang: str) -> str:
+        """What there is to say of trials."""
+        try:
+            return await told(self._registry, self._store.trials, self._service.version, lang)
+        except RegistryError as error:
+            log.error("the trial cannot be read: %s", error)
+            return ""
 
     async def handle(self, platform: Platform, incoming: Incoming) -> None:
         """Answers one message. Nothing that goes wrong with it reaches the platform."""

@@ -61,10 +61,12 @@ class Commands:
         access: Access,
         learned: Learned,
         learners: Callable[[list[int]], Awaitable[list[str]]],
-        trouble: Callable[[], str | None] = lambda: None,
-        retention_days: int = 0,
+        trouble: Callable[[], str | None],
+        trial: Callable[[str], Awaitable[str]],
+        retention_days: int,
     ) -> None:
-        """`learners` names the versions that learned from any of these turns."""
+        """`learners` names the versions that learned from any of these turns; `trial` says in a
+        language how the version on trial does."""
         self._store = store
         self._service = service
         self._conversations = conversations
@@ -73,6 +75,7 @@ class Commands:
         self._learned = learned
         self._learners = learners
         self._trouble = trouble
+        self._trial = trial
         self._retention_days = retention_days
         self._asked: set[tuple[str, str]] = set()
         self._commands: dict[str, _Command] = {
@@ -277,6 +280,6 @@ class Commands:
             done=counts["turns"],
             ratings=counts["ratings"],
         )
-        told += await usage(self._store, lang)
+        told += await usage(self._store, lang) + await self._trial(lang)
         trouble = self._trouble()
         return told + (say(lang, "status_trouble", trouble=trouble) if trouble else "")

@@ -43,7 +43,10 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Rated:
-    """A turn that was rated, with the exchanges before it, oldest first."""
+    """A turn that was rated, with the exchanges before it, oldest first.
+
+    `first_turn` leads the answers to the same message; None on that first one itself.
+    """
 
     spoken: Spoken
     chat_id: str
@@ -52,6 +55,12 @@ class Rated:
     adapter: str | None
     judgements: tuple[Judgement, ...]
     history: tuple[Spoken, ...] = ()
+    first_turn: int | None = None
+
+    @property
+    def message(self) -> int:
+        """The turn that first answered its message: all answers to one message have the same."""
+        return self.spoken.turn_id if self.first_turn is None else self.first_turn
 
     @property
     def chat(self) -> tuple[str, str]:
@@ -295,6 +304,7 @@ def _rated(
         adapter=row.adapter,
         judgements=tuple(judged.get(spoken.turn_id, ())),
         history=tuple(_spoken(earlier, row.platform) for earlier in history),
+        first_turn=row.first_turn,
     )
 
 

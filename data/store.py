@@ -18,6 +18,7 @@ from data.notes import Notes
 from data.people import People
 from data.schema import STATES, conversations, erasures, quarantine, ratings, turns
 from data.transactions import Transactions
+from data.trials import Trials
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class Store:
 
     `messages` knows under which ids platforms show turns; `people` holds their consents, shows them
     what is kept and erases it; `inbox` holds what a platform handed over; `notes` what one writes
-    down for itself; `learning` what may be learned, and what was judged of it.
+    down for itself; `learning` what may be learned, and what was judged of it; `trials` counts what
+    was heard of a version.
     """
 
     def __init__(self, database: Database) -> None:
@@ -55,6 +57,7 @@ class Store:
         self.inbox = Inbox(self._transactions)
         self.learning = Learning(self._transactions)
         self.notes = Notes(self._transactions)
+        self.trials = Trials(self._transactions)
 
     @classmethod
     async def open(cls, url: str, *, busy_timeout: float = 10.0, exclusive: bool = True) -> Store:

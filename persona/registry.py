@@ -1,29 +1,38 @@
 """The adapter registry: versions, what each was made of, and which one speaks.
 
     adapters/<UTC time>-<short hash>/   one version, never changed after it is there
-    adapters/current.json               which one is served, and how that came about
+    adapters/current.json               which one is served, and how that came about; which one is
+                                        on trial, and how earlier trials ended
 
-Both the trainer, which adds and promotes, and the bot, which watches `current`, go through here.
+Both the trainer, which adds and promotes, and the bot, which watches `current` and ends trials, go
+through here: whoever changes the pointer holds a lock from reading it to replacing it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from persona.checkpoint import Checkpoint, CheckpointError, SafetensorsFile, read_object
 from persona.gguf import Adapter
+from persona.pointer import Pointer
+from persona.trial import EndedTrial, Outcome, Trial
 
 ADAPTER_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 LINEAGE_FILE = "lineage.json"
 _REQUIRED = frozenset({ADAPTER_FILE, CONFIG_FILE, LINEAGE_FILE})
 _ALLOWED = _REQUIRED | {"gate.json", "samples.md", "README.md", "loss.png"}
+
+_WAIT_SECONDS = 10.0
 
 
 class RegistryError(Exception):
@@ -45,6 +54,19 @@ class Version:
     @property
     def base_hash(self) -> str:
         return str(self.lineage["base"]["sha256"])
+
+    @property
+    def turns(self) -> set[int]:
+        """The turns of people that are in its weights: its own rows and pairs, and what the version
+        that it was trained on from had learned."""
+        dataset, start = self.lineage.get("dataset"), self.lineage.get("start")
+        found: list[Any] = []
+        if isinstance(dataset, dict):
+            found += dataset.get("turns") or []
+            found += [turn for pair in dataset.get("pairs") or [] for turn in pair]
+        if isinstance(start, dict):
+            found += start.get("turns") or []
+        return {turn for turn in found if isinstance(turn, int)}
 
     def gate(self) -> dict[str, Any] | None:
         """The gate's report; None where it was not held against anything."""
@@ -130,60 +152,92 @@ class Registry:
     def trained_on(self, turns: Collection[int]) -> list[Version]:
         """The versions that learned from any of these turns, oldest first. Raises RegistryError."""
         wanted = set(turns)
-
-        def learned(version: Version) -> bool:
-            dataset = version.lineage.get("dataset")
-            named = dataset.get("turns") if isinstance(dataset, dict) else None
-            return isinstance(named, list) and any(turn in wanted for turn in named)
-
-        return [version for version in self.versions() if learned(version)]
+        return [version for version in self.versions() if not wanted.isdisjoint(version.turns)]
 
     def current(self) -> Version | None:
         """The version that is served; None where nothing was promoted. Raises RegistryError."""
-        name = (self._promotions() or [{"version": None}])[-1]["version"]
+        name = self._read().current
         return None if name is None else self.version(name)
 
     def promotions(self) -> list[dict[str, Any]]:
         """What was promoted when and why, oldest first; `version` is None for none."""
-        return self._promotions()
+        return self._read().promotions
+
+    def trial(self) -> Trial | None:
+        """The trial that runs. Raises RegistryError."""
+        return self._read().trial
+
+    def ended_trials(self) -> list[EndedTrial]:
+        """How earlier trials ended, oldest first. Raises RegistryError."""
+        return self._read().ended
 
     def promote(self, version: Version, reason: str, *, forced: bool = False) -> None:
-        """Makes a version the one that is served. Raises RegistryError for one that is unfit."""
+        """Makes a version the one that is served, in all chats: a trial ends with that.
+
+        Raises RegistryError for one that is unfit.
+        """
         version.check()
-        self._point([*self._promotions(), _promotion(version.name, reason, forced)])
+        with self._changing() as pointer:
+            tried = pointer.trial is not None and pointer.trial.version == version.name
+            why = reason if tried else f"{version.name} was promoted meanwhile: {reason}"
+            pointer = pointer.ending("promoted" if tried else "dropped", why, {})
+            self._point(pointer.promoting(version.name, reason, forced=forced))
+
+    def begin_trial(
+        self, version: Version, share: float, hours: float, reason: str, *, forced: bool = False
+    ) -> Trial:
+        """Serves a version in a share of the chats; a trial that runs gives way to it.
+
+        Raises RegistryError for a version that is unfit.
+        """
+        version.check()
+        trial = Trial(version.name, share, datetime.now(UTC), hours, reason, forced)
+        with self._changing() as pointer:
+            pointer = pointer.ending("dropped", f"{version.name} took its place", {})
+            self._point(replace(pointer, trial=trial))
+        return trial
+
+    def end_trial(self, trial: Trial, outcome: Outcome, why: str, figures: dict[str, Any]) -> bool:
+        """Promotes a version on trial whole, or drops it; false where that trial runs no more.
+
+        Raises RegistryError where it is to be promoted and is unfit.
+        """
+        if outcome == "promoted":
+            self.version(trial.version).check()
+        with self._changing() as pointer:
+            if pointer.trial != trial:
+                return False
+            ended = pointer.ending(outcome, why, figures)
+            if outcome == "promoted":
+                reason = f"{trial.reason}; {why}"
+                ended = ended.promoting(trial.version, reason, forced=trial.forced)
+            self._point(ended)
+        return True
 
     def rollback(self, reason: str = "rollback") -> Version | None:
         """Serves what was served before the current version; None where that was none.
 
-        Raises RegistryError where there is nothing to go back from.
+        While a version is on trial it is that one alone which is taken back. Raises RegistryError
+        where there is nothing to go back from.
         """
-        promotions = self._promotions()
-        if not promotions or promotions[-1]["version"] is None:
-            raise RegistryError("no version is served; there is nothing to roll back")
-        # A rollback is not gone back to: the second one goes further back.
-        stack: list[str | None] = [None]
-        for promotion in promotions:
-            if promotion.get("rollback"):
-                while len(stack) > 1 and stack[-1] != promotion["version"]:
-                    stack.pop()
-            elif promotion["version"] != stack[-1]:
-                stack.append(promotion["version"])
-        stack.pop()
-        # What was removed by hand is gone back past.
-        while stack[-1] is not None and not (self.folder / stack[-1]).is_dir():
-            stack.pop()
-        previous = stack[-1]
-        found = None if previous is None else self.version(previous)
-        self._point([*promotions, _promotion(previous, reason, False) | {"rollback": True}])
+        with self._changing() as pointer:
+            if pointer.trial is not None:
+                self._point(pointer.ending("dropped", reason, {}))
+                return self.current()
+            if pointer.current is None:
+                raise RegistryError("no version is served; there is nothing to roll back")
+            # What was removed by hand is gone back past.
+            there = (n for n in reversed(pointer.before) if n is None or (self.folder / n).is_dir())
+            previous = next(there, None)
+            found = None if previous is None else self.version(previous)
+            self._point(pointer.promoting(previous, reason, rollback=True))
         return found
 
-    def _promotions(self) -> list[dict[str, Any]]:
+    def _read(self) -> Pointer:
         try:
-            read = json.loads(self.pointer.read_text("utf-8"))["promotions"]
-            if not all(isinstance(p["version"], str | None) for p in read):
-                raise TypeError("a version has no name")
+            return Pointer.read(json.loads(self.pointer.read_text("utf-8")))
         except FileNotFoundError:
-            return []
+            return Pointer()
         except OSError as error:
             raise RegistryError(f"{self.pointer}: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -191,22 +245,32 @@ class Registry:
                 f"{self.pointer} is damaged ({error!r}); restore it, or delete it to serve the "
                 "adapter that ships"
             ) from error
-        return list(read)
 
-    def _point(self, promotions: Iterable[dict[str, Any]]) -> None:
+    @contextmanager
+    def _changing(self) -> Iterator[Pointer]:
+        """What the pointer holds, while nobody else changes it. A killed process frees the lock."""
+        lock = FileLock(self.folder / ".lock", timeout=_WAIT_SECONDS)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout as error:
+            raise RegistryError(f"{self.pointer}: another process keeps changing it") from error
+        except OSError as error:
+            raise RegistryError(f"{self.pointer}: {error.strerror or error}") from error
+        try:
+            yield self._read()
+        finally:
+            lock.release()
+
+    def _point(self, pointer: Pointer) -> None:
         part = self.pointer.with_name(f"{self.pointer.name}.{os.getpid()}.part")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with part.open("w", encoding="utf-8") as file:
-                json.dump({"promotions": list(promotions)}, file, ensure_ascii=False, indent=2)
+                json.dump(pointer.written(), file, ensure_ascii=False, indent=2)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(self.pointer)
         except OSError as error:
             part.unlink(missing_ok=True)
             raise RegistryError(f"{self.pointer}: {error.strerror or error}") from error
-
-
-def _promotion(name: str | None, reason: str, forced: bool) -> dict[str, Any]:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"version": name, "at": now, "reason": reason, "forced": forced}

@@ -79,7 +79,7 @@ class Host(Protocol):
     sampling: Sampling
     sense: Sense | None
 
-    def take(self) -> Serving: ...
+    def take(self, place: Hashable) -> Serving: ...
     def leave(self, serving: Serving) -> None: ...
     def candidates(self, serving: Serving) -> int: ...
     def nearest(self, text: str, said: Sequence[str], place: Hashable) -> list[Exchange]: ...
@@ -144,7 +144,7 @@ class Reply:
         self._leaned_on: list[_Exemplar] = []
 
     async def __aiter__(self) -> AsyncGenerator[str]:
-        serving = self._host.take()
+        serving = self._host.take(self._place)
         try:
             async with aclosing(self._texts(serving)) as texts:
                 async for text in texts:

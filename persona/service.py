@@ -1,7 +1,8 @@
 """The inference service: from a message and its context to a guarded, streamed reply.
 
 It admits turns, one at a time per conversation and so many in all, chooses exemplars, and has an
-engine that can be swapped; how one reply is made stands in `reply.py`.
+engine that can be swapped, beside it for some chats one on trial; how one reply is made stands in
+`reply.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import math
 import statistics
 from collections import deque
-from collections.abc import AsyncGenerator, Hashable, Sequence
+from collections.abc import AsyncGenerator, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
@@ -64,6 +65,8 @@ class InferenceService:
     ) -> None:
         self.sampling = sampling
         self._serving = Serving(engine, builder, version)
+        self._trial: Serving | None = None
+        self._gets: Callable[[Hashable], bool] = lambda _: False
         self._closings: set[asyncio.Task[None]] = set()
         self.exemplars = exemplars
         """What is chosen from; another one may take its place at any time."""
@@ -79,21 +82,56 @@ class InferenceService:
 
     @property
     def version(self) -> str:
-        """The version that answers new turns."""
+        """The version that answers new turns, but for those of chats that have one on trial."""
         return self._serving.version
+
+    @property
+    def trial_version(self) -> str | None:
+        """The version on trial; None while none is."""
+        return self._trial.version if self._trial else None
 
     def swap(self, engine: Engine, builder: PromptBuilder, version: str) -> None:
         """Has new turns answered by another engine; the old one ends with its last reply."""
         old, self._serving = self._serving, Serving(engine, builder, version)
-        old.retired = True
-        self._release(old)
+        self._retire(old)
 
-    def take(self) -> Serving:
-        self._serving.replies += 1
-        return self._serving
+    def try_out(
+        self,
+        engine: Engine,
+        builder: PromptBuilder,
+        version: str,
+        gets: Callable[[Hashable], bool],
+    ) -> None:
+        """Has new turns of the chats that get it answered by a second engine."""
+        self.drop_trial()
+        self._trial, self._gets = Serving(engine, builder, version), gets
+
+    def adopt_trial(self) -> None:
+        """Has the engine on trial answer everybody; the other one ends with its last reply."""
+        if self._trial:
+            old, self._serving, self._trial = self._serving, self._trial, None
+            self._retire(old)
+
+    def drop_trial(self) -> None:
+        """Has the first engine answer everybody again; the second ends with its last reply."""
+        if self._trial:
+            old, self._trial = self._trial, None
+            self._retire(old)
+
+    def take(self, place: Hashable) -> Serving:
+        """What answers a turn of that place, until it is left."""
+        serving = self._serving
+        if self._trial and place is not None and self._gets(place):
+            serving = self._trial
+        serving.replies += 1
+        return serving
 
     def leave(self, serving: Serving) -> None:
         serving.replies -= 1
+        self._release(serving)
+
+    def _retire(self, serving: Serving) -> None:
+        serving.retired = True
         self._release(serving)
 
     def _release(self, serving: Serving) -> None:
@@ -142,12 +180,15 @@ class InferenceService:
         )
 
     async def close(self) -> None:
-        await self._serving.engine.close()
+        for serving in filter(None, (self._serving, self._trial)):
+            await serving.engine.close()
         await asyncio.gather(*self._closings)
 
     def candidates(self, serving: Serving) -> int:
         """How many replies to make at once for a message: fewer where many people wait for one."""
-        return max(1, min(self._candidates, self._together // max(1, serving.replies)))
+        # Two engines share one machine.
+        working = {id(s): s.replies for s in (serving, self._serving, self._trial) if s}
+        return max(1, min(self._candidates, self._together // max(1, sum(working.values()))))
 
     def nearest(self, text: str, said: Sequence[str], place: Hashable) -> list[Exchange]:
         return self.exemplars.nearest(text, self._exemplar_count, said=said, place=place)

@@ -26,7 +26,7 @@ from persona.engines.openvino import OpenVINOEngine
 from persona.engines.transformers import TransformersEngine
 from persona.gguf import Adapter
 from persona.prompt import Budget
-from persona.registry import ADAPTER_FILE, LINEAGE_FILE, Registry, read_version
+from persona.registry import ADAPTER_FILE, LINEAGE_FILE, Registry, Version, read_version
 from persona.tokenizer import ChatTokenizer
 from persona.weights import EMBEDDED, Base, Weights
 
@@ -73,8 +73,11 @@ def shipped(model: ModelSettings, persona: PersonaSettings) -> Served:
 def to_serve(model: ModelSettings, persona: PersonaSettings, registry: Registry) -> Served:
     """What is to be served now. Raises RegistryError."""
     version = registry.current()
-    if version is None:
-        return shipped(model, persona)
+    return shipped(model, persona) if version is None else as_served(version)
+
+
+def as_served(version: Version) -> Served:
+    """A version of the registry. Raises RegistryError for one that is unfit."""
     version.check()
     return Served(version.name, version.base, version.path, version.base_hash)
 

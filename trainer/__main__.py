@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from pathlib import Path
 
 from data.config import SettingsError, environment
@@ -20,10 +19,10 @@ from persona.checkpoint import CheckpointError
 from persona.child import ChildError
 from persona.engines.base import EngineError
 from persona.guard import GuardError
-from persona.registry import Registry, RegistryError, Version
+from persona.registry import Registry, RegistryError
 from persona.serving import ServingError
 from persona.weights import WeightsError
-from trainer import desk, nightly
+from trainer import desk, nightly, versions
 from trainer.config import Settings, read
 from trainer.lint import LintError
 
@@ -106,13 +105,14 @@ def _parser() -> argparse.ArgumentParser:
     train = add("train", _train, "train an adapter, and neither judge nor publish it")
     train.add_argument("--resume", action="store_true", default=argparse.SUPPRESS)
     add("gate", _gate, "hold the newest trained run against what is served, and publish it")
-    add("list", _list, "list the adapter versions")
-    show = add("show", _show, "show a version's lineage and its gate's verdict")
+    add("list", versions.list_versions, "list the adapter versions")
+    show = add("show", versions.show, "show a version's lineage and its gate's verdict")
     show.add_argument("version", nargs="?")
-    promote = add("promote", _promote, "serve a version")
+    promote = add("promote", versions.promote, "serve a version, first in a share of the chats")
     promote.add_argument("version")
     promote.add_argument("--force", metavar="REASON", help="in spite of its gate; is recorded")
-    add("rollback", _rollback, "serve what was served before")
+    promote.add_argument("--whole", action="store_true", help="in all chats, without a trial")
+    add("rollback", versions.rollback, "end the trial, or serve what was served before")
     export = add("export", desk.write_dataset, "write the dataset for other trainers")
     export.add_argument("folder", type=Path)
     reading = add(
@@ -133,8 +133,23 @@ def _loop(settings: Settings, arguments: argparse.Namespace) -> int:
     from trainer.run import only_trainer
 
     with only_trainer(settings.runs):  # from the first row to the last file
-        _train(settings, arguments)
+        try:
+            _train(settings, arguments)
+        except nightly.NothingNew as nothing:
+            return _catch_up(settings, nothing)
         return _gate(settings, arguments)
+
+
+def _catch_up(settings: Settings, nothing: nightly.NothingNew) -> int:
+    """Serves what passed its gate in an earlier night that did not come to serving it."""
+    from trainer.introduce import introduce, passed_over
+
+    registry = _registry(settings)
+    if not (settings.training.promote and passed_over(registry, nothing.version)):
+        raise nothing
+    done = introduce(settings, registry, nothing.version, "the gate passed it", waits=True)
+    print(f"daiyu: {done}", file=sys.stderr)
+    return 0
 
 
 def _nights(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -177,8 +192,9 @@ def _train(settings: Settings, arguments: argparse.Namespace) -> int:
 
 def _gate(settings: Settings, _: argparse.Namespace) -> int:
     """Judges the newest run, publishes it, and where it passed promotes it if it is to."""
-    from trainer import loop
+    from trainer import contest, loop
     from trainer.display import Display
+    from trainer.introduce import introduce
     from trainer.publish import publish
     from trainer.run import Run, is_main, only_trainer
 
@@ -189,7 +205,7 @@ def _gate(settings: Settings, _: argparse.Namespace) -> int:
         dataset = loop.read_dataset(settings.persona.dialogues, rich=settings.training.rich)
         made = loop.weights(settings, display.report)
         parent = loop.incumbent(settings).version
-        verdict, sheet = asyncio.run(loop.gate(settings, dataset, made, run, display.report))
+        verdict, sheet = asyncio.run(contest.gate(settings, dataset, made, run, display.report))
         registry = loop.registry(settings)
         version = publish(run, registry, parent, verdict, sheet)
         talk = verdict.losses["talk"]
@@ -209,72 +225,13 @@ def _gate(settings: Settings, _: argparse.Namespace) -> int:
                 f"`python -m trainer promote {version.name}`"
             )
             return 0
-        registry.promote(version, "the gate passed it")
-        display.say(f"promoted; a running bot takes it over by itself. Read {version.path}")
+        done = introduce(settings, registry, version, "the gate passed it", waits=True)
+        display.say(f"{done}. Read {version.path}")
     return 0
 
 
 def _registry(settings: Settings) -> Registry:
     return Registry(settings.paths.var / "adapters")
-
-
-def _list(settings: Settings, _: argparse.Namespace) -> int:
-    registry = _registry(settings)
-    current = registry.current()
-    versions = registry.versions()
-    for version in versions:
-        mark = "*" if current and version.name == current.name else " "
-        rows = version.lineage.get("dataset", {}).get("rows", "?")
-        print(f"{mark} {version.name}  {version.base}  {rows} rows  {_judged(version)}")
-    if not versions:
-        print("no versions yet; `python -m trainer` makes one")
-    return 0
-
-
-def _judged(version: Version) -> str:
-    report = version.gate()
-    if report is None:
-        return "not judged"
-    return "gate passed" if report.get("passed") else "gate not passed"
-
-
-def _show(settings: Settings, arguments: argparse.Namespace) -> int:
-    registry = _registry(settings)
-    version = registry.version(arguments.version) if arguments.version else registry.current()
-    if version is None:
-        raise RegistryError("no version was promoted; name one of `list`")
-    print((version.path / "README.md").read_text("utf-8"))
-    for promotion in registry.promotions():
-        if promotion["version"] == version.name:
-            when = datetime.fromisoformat(promotion["at"]).astimezone()
-            forced = ", forced" if promotion["forced"] else ""
-            print(f"promoted {when:%Y-%m-%d %H:%M}{forced}: {promotion['reason']}")
-    return 0
-
-
-def _promote(settings: Settings, arguments: argparse.Namespace) -> int:
-    registry = _registry(settings)
-    version = registry.version(arguments.version)
-    report = version.gate()
-    passed = bool(report and report.get("passed"))
-    forced = arguments.force is not None
-    if forced and not arguments.force.strip():
-        raise RegistryError("--force needs a reason, which is recorded")
-    if not passed and not forced:
-        reasons = "; ".join(report.get("reasons", [])) if report else "it was not judged"
-        raise RegistryError(
-            f"{version.name} did not pass its gate ({reasons}); "
-            'to serve it all the same: --force "<reason>"'
-        )
-    registry.promote(version, arguments.force if forced else "by hand", forced=forced)
-    print(f"{version.name} is served now")
-    return 0
-
-
-def _rollback(settings: Settings, _: argparse.Namespace) -> int:
-    previous = _registry(settings).rollback()
-    print(f"{previous.name if previous else 'the adapter that ships'} is served now")
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ to the quarantine with its reason; what it has no right to is passed over and on
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
@@ -20,6 +20,7 @@ from data.screen import Screen
 from data.triples import Triple
 from persona.exemplars import trigrams
 from trainer.config import TrainingSettings
+from trainer.pairs import with_rejected
 from trainer.preprocess import Row
 from trainer.raters import Weights, weigh
 
@@ -80,13 +81,14 @@ async def harvest(
     authored: Iterable[Row] = (),
     frozen: Iterable[Row] = (),
     only: Collection[int] | None = None,
+    pairs: Mapping[int, int] | None = None,
 ) -> Harvest:
     """Collects from a store, and puts aside there what has to be reviewed.
 
     Raises StoreUnavailable.
     """
     snapshot = await learning.snapshot(training.history)
-    found = collect(snapshot, screen, training, store, authored, frozen, only)
+    found = collect(snapshot, screen, training, store, authored, frozen, only, pairs)
     for held in found.held:
         await learning.hold(held.turn_id, held.person, held.wording, held.reason)
     return found
@@ -100,11 +102,13 @@ def collect(
     authored: Iterable[Row] = (),
     frozen: Iterable[Row] = (),
     only: Collection[int] | None = None,
+    pairs: Mapping[int, int] | None = None,
 ) -> Harvest:
     """The rows that a snapshot gives.
 
     A reply near to an `authored` one says nothing new; near to the `frozen` rows, which are judged
     by, none may be in any way. `only` names the turns that are asked about; all else is left out.
+    `pairs` are the turns that were paired before; without, each row takes its own rejected reply.
     """
     made = Harvest()
     reason = lru_cache(_REMEMBERED)(screen.reason)
@@ -128,7 +132,17 @@ def collect(
         elif one := _voted(made, snapshot, rated, weights, training.score, reason, burst):
             candidates.append(one)
     kept = _capped(made, _folded(made, candidates, authored, frozen), training)
-    made.rows.extend(_row(snapshot, candidate, reason) for candidate in kept)
+    rows = [_row(snapshot, candidate, reason) for candidate in kept]
+    if training.preference:
+        rows = with_rejected(
+            snapshot,
+            rows,
+            lambda r: r.spoken.turn_id not in doubtful and not barred(snapshot, r, training, store),
+            lambda r: score(r, weights),
+            training.score,
+            pairs,
+        )
+    made.rows.extend(rows)
     return made
 
 

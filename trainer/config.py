@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from data.config import PathsSettings, StoreSettings, database_url, read_settings
 from persona.config import ModelSettings, PersonaSettings
+from persona.trial import MOST_HOURS
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The layers that carry the adapter: all linear ones of a decoder block."""
@@ -47,6 +48,17 @@ class Recipe:
     clip: float = 1.0
     patience: int = 1
     """Evaluations in a row that may be no better before it stops."""
+    preference: float = 0.0
+    """What a pair of replies weighs beside a conversation; 0 learns from no pairs."""
+    preference_beta: float = 0.1
+    """How hard pairs hold to the reference: the higher, the sooner a margin in nats suffices."""
+
+    def used(self) -> dict[str, Any]:
+        """As a lineage has it: without pairs, nothing of them."""
+        values = asdict(self)
+        if not self.preference:
+            del values["preference"], values["preference_beta"]
+        return values
 
 
 RECIPES = {
@@ -83,11 +95,22 @@ class TrainingSettings(BaseModel):
     """The highest learning rate; overrides the recipe's."""
     rank: int | None = Field(default=None, ge=1, le=256)
     """The adapter's rank; overrides the recipe's."""
+    start: Literal["base", "incumbent"] = "base"
+    """What training begins from: a fresh adapter on `base`, or the adapter in service on its own
+    base, where one is."""
     rich: bool = True
     """Whether the rows in rich/ that need no history are learned too, or only shown."""
     promote: bool = True
-    """Whether a version that passed its gate is served at once, or waits for somebody to read it:
+    """Whether a version that passed its gate is served by itself, or waits for somebody to read it:
     the gate sees whether replies have sense, not whether they answer."""
+    trial_share: float = Field(default=0.25, ge=0, le=1)
+    """Share of the chats that get a version first; 0 serves it everywhere at once."""
+    trial_hours: float = Field(default=20.0, gt=0, le=MOST_HOURS)
+    """After which a version that those chats found no worse is served everywhere. Below 24, so that
+    one night's is through before the next night's comes."""
+    trial_chats: int = Field(default=8, ge=2)
+    """Chats that were active in the last seven days; with fewer a trial tells nothing, and a
+    version is served everywhere at once."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the adapter's first values, the order of rows, and dropout."""
     pack_tokens: int = Field(default=0, ge=0)
@@ -115,6 +138,11 @@ class TrainingSettings(BaseModel):
     rated there in that hour waits for review."""
     history: int = Field(default=4, ge=0)
     """Earlier exchanges that a learned one brings along."""
+    preference: float = Field(default=0.0, ge=0, le=100)
+    """What a down-voted reply and its better weigh beside a conversation; 0 learns nothing from
+    down-votes."""
+    preference_beta: float = Field(default=0.1, gt=0, le=10)
+    """DPO's beta: the higher, the smaller the margin over the reference that suffices."""
 
     def chosen(self) -> Recipe:
         """The recipe with what is overridden."""
@@ -124,6 +152,8 @@ class TrainingSettings(BaseModel):
             epochs=self.epochs or recipe.epochs,
             rate=self.rate or recipe.rate,
             rank=self.rank or recipe.rank,
+            preference=self.preference,
+            preference_beta=self.preference_beta,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
 from accelerate.utils import broadcast_object_list
@@ -13,6 +13,7 @@ from data.database import NoDatabase, OldDatabase
 from trainer.collect import Harvest, harvest
 from trainer.config import Settings
 from trainer.loop import Dataset
+from trainer.pairs import paired_turns
 from trainer.run import Run, is_main
 from trainer.stored import opened, screen
 from trainer.train import TrainingError
@@ -28,13 +29,17 @@ def with_conversations(settings: Settings, dataset: Dataset, say: Say, resume: b
     StoreUnavailable, TrainingError where one of those may not be learned any more.
     """
     before = Run.cut_off(settings.runs) if resume else None
-    turns = before.facts["dataset"]["turns"] if before else None
-    if turns is None:
+    if before is None:
         found = _same_in_all(lambda: asyncio.run(_harvest(settings, dataset, say)))
         training = settings.training
         return dataset.mixed(found.rows, training.share, training.chosen().conversations)
-    found = _same_in_all(lambda: asyncio.run(_harvest(settings, dataset, say, turns)))
-    if gone := set(turns) - set(found.turns):
+    turns = before.facts["dataset"]["turns"]
+    pairs = dict(before.facts["dataset"].get("pairs", []))
+    found = _same_in_all(lambda: asyncio.run(_harvest(settings, dataset, say, turns, pairs)))
+    gone = set(turns) - set(found.turns)
+    if settings.training.preference:  # without, the run is refused for that
+        gone |= pairs.keys() - paired_turns(found.rows)
+    if gone:
         raise TrainingError(
             f"{len(gone)} of the conversations that the run learns from may not be learned any "
             "more; train anew without --resume"
@@ -50,7 +55,9 @@ def still_allowed(settings: Settings, dataset: Dataset, say: Say) -> Dataset:
     turns = [row.triple.meta["turn"] for row in dataset.rows if row.triple.meta]
     if not turns:
         return dataset
-    found = _same_in_all(lambda: asyncio.run(_harvest(settings, dataset.bare(), None, turns)))
+    pairs = paired_turns(dataset.rows)
+    bare = dataset.bare()
+    found = _same_in_all(lambda: asyncio.run(_harvest(settings, bare, None, turns, pairs)))
     allowed = {row.key: row for row in found.rows}
     # As they are now: somebody in a row's history may have withdrawn.
     rows = [
@@ -64,7 +71,11 @@ def still_allowed(settings: Settings, dataset: Dataset, say: Say) -> Dataset:
 
 
 async def _harvest(
-    settings: Settings, dataset: Dataset, say: Say | None, only: Collection[int] | None = None
+    settings: Settings,
+    dataset: Dataset,
+    say: Say | None,
+    only: Collection[int] | None = None,
+    pairs: Mapping[int, int] | None = None,
 ) -> Harvest:
     if settings.training.share == 0:
         return Harvest()
@@ -78,6 +89,7 @@ async def _harvest(
                 [*dataset.rows, *dataset.shown],
                 [*dataset.sets.talk, *dataset.sets.safety, *dataset.sets.sycophancy],
                 only,
+                pairs,
             )
     except NoDatabase:
         return Harvest()
@@ -92,6 +104,8 @@ async def _harvest(
 
 def _tell(found: Harvest, say: Say) -> None:
     say(f"{len(found.rows)} conversations may be learned")
+    if pairs := paired_turns(found.rows):
+        say(f"{len(pairs)} of them stand beside a reply that was voted down")
     if found.left:
         say("left out: " + _counted(found.left))
     if found.held:

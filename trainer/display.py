@@ -56,6 +56,11 @@ class Display:
         if isinstance(event, Evaluation):
             best = ", the best so far" if event.best else ""
             self.say(f"epoch {event.epoch}: held-out loss {event.loss:.3f} nats a character{best}")
+            if (told := event.preferred) is not None:
+                self.say(
+                    f"  of {told.pairs} pairs the better reply has gained in {told.accuracy:.0%}, "
+                    f"by {told.margin:+.2f} nats on average"
+                )
             return
         rate = event.tokens / max(event.seconds, 1e-9)
         self._rate = rate if not self._rate else 0.9 * self._rate + 0.1 * rate

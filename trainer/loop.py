@@ -1,14 +1,12 @@
-"""The loop's steps joined: what is trained on what, training, the gate, publishing."""
+"""What is trained on what: the rows, the base, what is started from, and the run that it makes."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,35 +18,18 @@ from safetensors import SafetensorError
 from data.triples import RICH, read_dialogues
 from persona.card import Card, read_persona_card
 from persona.child import Report
-from persona.config import PROFILES
-from persona.engines.base import EngineError
-from persona.engines.openvino_score import score
-from persona.exemplars import ExemplarIndex
-from persona.prompt import IGNORED, PromptBuilder, PromptTooLong
+from persona.prompt import PromptBuilder, PromptTooLong
 from persona.registry import Registry
-from persona.sense import Sense
-from persona.serving import (
-    Served,
-    budget,
-    content_hash,
-    engine_name,
-    fitting_base,
-    load_engine,
-    to_serve,
-)
+from persona.serving import Served, budget, content_hash, fitting_base, to_serve
 from persona.tokenizer import ChatTokenizer
 from persona.weights import EMBEDDED, Base, NoSource, Weights
 from trainer.config import Settings
-from trainer.gate import Measured, Verdict, compare, measure, samples
-from trainer.judged import Judged, read_judged
-from trainer.judgements import sheet
-from trainer.lint import read_rules
-from trainer.model import adapt, example_losses, load_merged, pack_tokens
-from trainer.packing import Example
+from trainer.model import adapt, pack_tokens
 from trainer.preprocess import DatasetError, Preprocessor, Row, hold_out, read_rows
 from trainer.publish import dataset_facts
 from trainer.run import Run
-from trainer.speech import EvalSets, Subject
+from trainer.speech import EvalSets
+from trainer.start import origin, reference_on, referred, to_start_from
 from trainer.train import Evaluation, Step, Trainer, TrainingError
 
 Watch = Callable[[Step | Evaluation], None]
@@ -145,7 +126,8 @@ def train(
     recheck: Callable[[Dataset], Dataset] = lambda dataset: dataset,
     consider: Callable[[dict[str, Any]], None] = lambda facts: None,
 ) -> Run:
-    """Trains an adapter, or goes on with one. Raises TrainingError, WeightsError, DatasetError.
+    """Trains an adapter, or goes on with one. Raises TrainingError, WeightsError, DatasetError; and
+    what reading the adapter in service raises, where it is started from or compared with.
 
     `recheck` takes out, once all else is ready, what may not be learned any more. `consider` is
     told the facts that the lineage will hold, and may refuse by raising.
@@ -154,22 +136,30 @@ def train(
     if training.threads:
         torch.set_num_threads(training.threads)
     accelerator = Accelerator()
-    base = training_base(settings, weights, say)
+    learns_pairs, from_served = recipe.preference > 0, training.start == "incumbent"
+    served = incumbent(settings) if learns_pairs or from_served else None
+    start = to_start_from(served, recipe, say) if served and from_served else None
+    base = fitting_base(start, weights) if start else training_base(settings, weights, say)
     card = read_persona_card(settings.persona.folder)
     folder = weights.for_transformers(base)
     dataset = _fitting(recheck(dataset), builder_for(settings, folder))
+    paired = learns_pairs and any(row.rejected for row in dataset.rows)
+    reference = reference_on(base, served) if served and paired else None
     facts = {
         "persona": card.name,
         "card": _card_hash(card),
         "base": {"name": base.name, "sha256": content_hash(base)},
         "dataset": dataset_facts(dataset.rows, dataset.shown, dataset.sets.talk),
-        "recipe": asdict(recipe) | {"name": training.recipe},
+        "recipe": recipe.used() | {"name": training.recipe},
         "prompt": asdict(budget(settings.model, settings.persona)),
         "seed": training.seed,
+        "start": origin(start),
+        "reference": reference.version if reference else None,
     }
     facts = json.loads(json.dumps(facts))  # as they will be read back
     consider(facts)
     preprocessor = preprocessor_for(settings, folder, dataset.rows, recipe.exemplars, dataset.shown)
+    pairs = preprocessor.pairs() if paired else []
     epochs = [
         preprocessor.epoch(
             training.seed * 1000 + number,
@@ -187,7 +177,15 @@ def train(
     if run.trained:
         return run
     try:
-        adapted = adapt(folder, recipe, training.seed, accelerator.device)
+        if reference:
+            pairs = referred(run, pairs, folder, reference.adapter, accelerator)
+        adapted = adapt(
+            folder,
+            recipe,
+            training.seed,
+            accelerator.device,
+            start=start.adapter if start else None,
+        )
     except (ValueError, AttributeError, SafetensorError) as error:  # damaged, or of other layers
         reason = " ".join(str(error).split())[:300]
         raise TrainingError(f"{base.name} cannot carry the adapter: {reason}") from error
@@ -200,6 +198,7 @@ def train(
         seed=training.seed,
         pack_tokens=training.pack_tokens or pack_tokens(accelerator.device),
         accelerator=accelerator,
+        pairs=pairs,
     )
     if resume:
         run.restore(trainer)
@@ -269,98 +268,6 @@ def _run(run: Run, trainer: Trainer, pause: float, writes: bool, watch: Watch) -
             kept = time.monotonic()
     if writes:
         run.finish()
-
-
-async def gate(
-    settings: Settings, dataset: Dataset, weights: Weights, run: Run, report: Report
-) -> tuple[Verdict, str]:
-    """Holds a run's best adapter against what is served; the verdict and the sample sheet.
-
-    Raises EngineError, WeightsError, CheckpointError, RegistryError, DatasetError, StoreError,
-    StoreUnavailable.
-    """
-    if engine_name(settings.model) == "echo":
-        raise EngineError('[model] engine = "echo" has no weights that could be judged')
-    base = run.facts["base"]
-    candidate = Served(run.folder.name, base["name"], run.best, base["sha256"])
-    dataset = dataset.bare()  # no correction among the exemplars that it is judged with
-    judged = await read_judged(settings)
-    ours = await _measured(settings, dataset, judged, weights, candidate, report)
-    theirs = await _measured(settings, dataset, judged, weights, incumbent(settings), report)
-    # Asked again: what was withdrawn or erased meanwhile is neither counted nor shown.
-    still = await read_judged(settings, [turn.turn_id for turn in judged]) if judged else []
-    judged = [turn for turn in judged if turn in still]
-    ours, theirs = ours.of(judged), theirs.of(judged)
-    verdict = compare(ours, theirs)
-    people = sheet(judged, ours.answers, theirs.answers, verdict.people)
-    return verdict, f"{samples(ours, theirs)}\n{people}"
-
-
-async def _measured(
-    settings: Settings,
-    dataset: Dataset,
-    judged: Sequence[Judged],
-    weights: Weights,
-    served: Served,
-    report: Report,
-) -> Measured:
-    engine, tokenizer = await load_engine(served, settings.model, weights, report)
-    try:
-        subject = Subject(
-            name=served.version,
-            builder=PromptBuilder(
-                tokenizer,
-                read_persona_card(settings.persona.folder),
-                budget(settings.model, settings.persona),
-            ),
-            engine=engine,
-            scorer=partial(_scored, _scorer(settings, weights, served, report)),
-            sampling=PROFILES[settings.model.sampling],
-            exemplars=ExemplarIndex(
-                [row.exchange for row in (*dataset.rows, *dataset.shown) if not row.triple.history]
-            ),
-            exemplar_count=settings.persona.exemplars,
-            forbidden=read_rules(settings.persona.dialogues).forbidden,
-            sense=Sense(
-                reply for row in (*dataset.rows, *dataset.shown) for reply in row.triple.replies
-            ),
-        )
-        return await measure(subject, dataset.sets, report, judged)
-    finally:
-        await engine.close()
-
-
-_Sequences = Sequence[tuple[Sequence[int], int]]
-
-
-async def _scored(
-    scorer: Callable[[_Sequences], list[list[float]]], sequences: _Sequences
-) -> list[list[float]]:
-    return await asyncio.to_thread(scorer, sequences)
-
-
-def _scorer(
-    settings: Settings, weights: Weights, served: Served, report: Report
-) -> Callable[[_Sequences], list[list[float]]]:
-    """Log p under what the engine itself computes with."""
-    base = fitting_base(served, weights)
-    if engine_name(settings.model) == "openvino":
-        folder = weights.for_openvino(base, served.adapter)
-        return lambda sequences: score(folder, sequences, report)
-    return partial(_torch_scores, weights.for_transformers(base), served.adapter, settings)
-
-
-def _torch_scores(
-    folder: Path, adapter: Path | None, settings: Settings, sequences: _Sequences
-) -> list[list[float]]:
-    accelerator = Accelerator()
-    model = load_merged(folder, adapter, accelerator.device)
-    examples = [
-        Example(tuple(ids), (*[IGNORED] * first, *ids[first:]), (str(number),))
-        for number, (ids, first) in enumerate(sequences)
-    ]
-    losses = example_losses(model, examples, pack_tokens(accelerator.device))
-    return [[-value for value in losses[str(number),]] for number in range(len(sequences))]
 
 
 def weights(settings: Settings, report: Report) -> Weights:

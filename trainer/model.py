@@ -12,8 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from safetensors.torch import save_file
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import AutoModelForCausalLM
@@ -123,6 +129,22 @@ def load_merged(folder: Path, adapter: Path | None, device: torch.device) -> Any
     return model
 
 
+@_quiet()
+def load_served(folder: Path, adapter: Path | None, device: torch.device) -> Any:
+    """A base with an adapter on it, computing as one that learns does, to compare such a one with.
+
+    Merging would round both into one, and so be another model.
+    """
+    model = load(folder, device)
+    if adapter is None:
+        return model
+    adapted = PeftModel.from_pretrained(model, adapter, local_files_only=True)
+    fuse(adapted)
+    for parameter in adapted.parameters():
+        parameter.data = parameter.data.to(model.dtype)
+    return adapted.get_base_model()
+
+
 def load(folder: Path, device: torch.device, dtype: torch.dtype | None = None) -> Any:
     """A base from a folder of safetensors; without a `dtype` in the machine's precision."""
     disable_progress_bar()
@@ -195,6 +217,15 @@ def lora_config(recipe: Recipe) -> LoraConfig:
     )
 
 
+def _take_over(model: Any, start: Path) -> None:
+    """Puts the weights of an adapter's folder in place of those that were drawn."""
+    held = load_file(start / "adapter_model.safetensors")
+    drawn = get_peft_model_state_dict(model)
+    if {n: t.shape for n, t in held.items()} != {n: t.shape for n, t in drawn.items()}:
+        raise ValueError(f"{start.name} has other layers, or another rank")
+    set_peft_model_state_dict(model, held)
+
+
 @_quiet()
 def adapt(
     folder: Path,
@@ -202,14 +233,19 @@ def adapt(
     seed: int,
     device: torch.device,
     dtype: torch.dtype | None = None,
+    start: Path | None = None,
 ) -> Adapted:
-    """Loads a base from a folder of safetensors and puts a fresh adapter on it.
+    """Loads a base from a folder of safetensors and puts a fresh adapter on it, or the one in the
+    folder `start`.
 
-    Without a `dtype` both compute in the machine's precision.
+    Without a `dtype` both compute in the machine's precision. Raises ValueError where `start` is no
+    adapter of the recipe's shape for this base.
     """
     model = load(folder, device, dtype)
     torch.manual_seed(seed)
     model = get_peft_model(model, lora_config(recipe))  # the adapter is drawn in float32
+    if start is not None:
+        _take_over(model, start)
     fuse(model)
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]

@@ -30,8 +30,16 @@ _PATIENCE = 60.0
 _LOWEST = 19
 
 
+_NO_NEWS = frozenset({"start", "reference"})
+"""Facts that change with every promotion, though nothing new was said."""
+
+
 class NothingNew(Exception):
-    """All that may be learned was learned already; one line."""
+    """All that may be learned was learned already, by `version`; one line."""
+
+    def __init__(self, version: Version) -> None:
+        super().__init__(f"nothing new to learn since {version.lineage.get('name', version.name)}")
+        self.version = version
 
 
 def time_of_day(text: str) -> time:
@@ -112,7 +120,7 @@ def night(command: Sequence[str], registry: Registry, log: Path) -> str:
                 raise
         made = [version for version in registry.versions() if version.name not in before]
         if made and code in (0, 2):
-            return _of_version(made[-1], registry.current())
+            return _of_version(made[-1], registry)
         last = _last_line(log)
     except (OSError, RegistryError) as error:
         return f"failed: {error}"
@@ -132,12 +140,16 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         child.kill()
 
 
-def _of_version(version: Version, current: Version | None) -> str:
+def _of_version(version: Version, registry: Registry) -> str:
     report = version.gate() or {}
     if not report.get("passed"):
         return f"{version.name} did not pass: {'; '.join(report.get('reasons', []))}"
-    served = current is not None and current.name == version.name
-    return f"{version.name} passed" + (" and is served" if served else "; read its samples.md")
+    current, trial = registry.current(), registry.trial()
+    if current is not None and current.name == version.name:
+        return f"{version.name} passed and is served"
+    if trial is not None and trial.version == version.name:
+        return f"{version.name} passed and is on trial in {trial.share:.0%} of the chats"
+    return f"{version.name} passed; read its samples.md"
 
 
 def _last_line(log: Path) -> str:
@@ -156,9 +168,8 @@ def only_news(registry: Registry, served: Served) -> Callable[[dict[str, Any]], 
         if served.adapter is not None and (served.adapter / LINEAGE_FILE).is_file():
             earlier.append(read_version(served.adapter))
         for version in reversed(earlier):
-            if all(version.lineage.get(name) == fact for name, fact in facts.items()):
-                name = version.lineage.get("name", version.name)
-                raise NothingNew(f"nothing new to learn since {name}")
+            if all(version.lineage.get(name) == facts[name] for name in facts.keys() - _NO_NEWS):
+                raise NothingNew(version)
 
     return look
 

@@ -34,6 +34,23 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class Pair:
+    """Two replies behind one prompt, of which the first is to be preferred; `key` names its row.
+
+    `reference` holds log p of each, in nats, under the weights that learning starts to differ from.
+    """
+
+    key: str
+    chosen: Example
+    rejected: Example
+    reference: tuple[float, float] = (0.0, 0.0)
+
+    def pack(self) -> Pack:
+        """Both in one sequence, the prompt once; the targets of `chosen` come first."""
+        return pack([self.chosen, self.rejected])
+
+
+@dataclass(frozen=True, slots=True)
 class Pack:
     """Several examples in one sequence of T tokens, of which N are learned.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from data.triples import Triple, read_folder
 from persona.exemplars import ExemplarIndex, similarity, trigrams
 from persona.prompt import IGNORED, Exchange, Prompt, PromptBuilder, PromptTooLong
-from trainer.packing import Example
+from trainer.packing import Example, Pair
 
 KIN = 0.08
 """Character 3-gram Jaccard from which on a reply leans on another."""
@@ -32,11 +32,20 @@ class DatasetError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Rejected:
+    """A reply that was voted down, and its turn: what a better one is to be preferred to."""
+
+    turn_id: int
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One row of the dataset; `key` names its file and line, or its turn."""
 
     key: str
     triple: Triple
+    rejected: Rejected | None = None
 
     @property
     def exchange(self) -> Exchange:
@@ -177,6 +186,15 @@ class Preprocessor:
         """A conversation for each row, of which its own reply alone is learned."""
         return [self._as_served(row) for row in rows]
 
+    def pairs(self) -> list[Pair]:
+        """What is preferred to what: each reply as served, behind the same prompt."""
+        return [
+            Pair(row.key, self._alone(row, near), self._alone(_worse(row), near))
+            for row in self._rows.values()
+            if row.rejected is not None
+            for near in [self._nearest(row)]
+        ]
+
     def _nearest(self, row: Row) -> list[Exchange]:
         if row.key not in self._near:
             self._near[row.key] = self._index.nearest(
@@ -241,9 +259,19 @@ class Preprocessor:
     def _as_served(self, row: Row) -> Example:
         said = [reply for _, reply in row.triple.history]
         near = self._index.nearest(row.triple.message, self._exemplars, said=said)
+        return self._alone(row, near)
+
+    def _alone(self, row: Row, near: Sequence[Exchange]) -> Example:
+        """The row's own reply behind its exemplars, and nothing else learned."""
         prompt = self._build(row, near, frozenset())
         labels = _only(prompt.labels, replies(prompt.labels)[-1:])
         return Example(tuple(prompt.ids), labels, (row.key,))
+
+
+def _worse(row: Row) -> Row:
+    """The row with the reply that it is better than."""
+    assert row.rejected is not None
+    return replace(row, triple=row.triple.model_copy(update={"output": row.rejected.reply}))
 
 
 def replies(labels: Sequence[int]) -> list[list[int]]:

@@ -15,16 +15,19 @@ from typing import Any
 
 from persona.registry import ADAPTER_FILE, CONFIG_FILE, LINEAGE_FILE, Registry, Version
 from trainer.gate import Verdict
+from trainer.pairs import paired_turns
 from trainer.preprocess import Row, fingerprint
 from trainer.run import Run
 
 
 def dataset_facts(rows: Sequence[Row], shown: Sequence[Row], held: Sequence[Row]) -> dict[str, Any]:
-    """What a lineage says of the rows: hash, counts by file, the collected turns that were used."""
+    """What a lineage says of the rows: hash, counts by file, the collected turns that were used,
+    and of pairs, where there are any, the turns of both replies, the better one first."""
     files: dict[str, int] = {}
     for row in rows:
         name = row.key.partition(":")[0]
         files[name] = files.get(name, 0) + 1
+    pairs = paired_turns(rows)
     turns = [meta["turn"] for row in rows if (meta := row.triple.meta) and "turn" in meta]
     return {
         "hash": fingerprint(rows),
@@ -32,6 +35,7 @@ def dataset_facts(rows: Sequence[Row], shown: Sequence[Row], held: Sequence[Row]
         "with_history": sum(bool(row.triple.history) for row in rows),
         "files": files,
         "turns": turns,
+        **({"pairs": [list(pair) for pair in pairs.items()]} if pairs else {}),
         "shown": {"hash": fingerprint(shown), "rows": len(shown)},
         "held_out": {"hash": fingerprint(held), "rows": len(held)},
     }
@@ -40,21 +44,28 @@ def dataset_facts(rows: Sequence[Row], shown: Sequence[Row], held: Sequence[Row]
 def publish(
     run: Run, registry: Registry, parent: str, verdict: Verdict | None, sheet: str
 ) -> Version:
-    """Makes a run's best adapter a version of the registry. Raises OSError on a full disk."""
+    """Makes a run's best adapter a version of the registry. Raises OSError on a full disk.
+
+    `parent` is what it was held against; a version that it was trained on from is it rather.
+    """
     now = datetime.now(UTC)
     weights = (run.best / ADAPTER_FILE).read_bytes()
     name = f"{now:%Y%m%dT%H%M%SZ}-{hashlib.sha256(weights).hexdigest()[:8]}"
     goal = registry.folder / name
     part = registry.folder / f"{name}.{os.getpid()}.part"
+    for left in registry.folder.glob("*.part"):  # of a trainer that was killed: there is no second
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         for file in (ADAPTER_FILE, CONFIG_FILE):
             shutil.copyfile(run.best / file, part / file)
         evaluations = [line for line in run.metrics() if line["kind"] == "evaluation"]
+        start = run.facts.get("start")
         lineage = run.facts | {
             "name": name,
             "published": now.isoformat(timespec="seconds"),
-            "parent": parent,
+            "parent": start["version"] if start else parent,
             "metrics": {"evaluations": evaluations},
             "code": code_version(),
         }
@@ -109,6 +120,7 @@ def model_card(lineage: dict[str, Any], verdict: Verdict | None) -> str:
         f"rate {recipe['rate']:g}, {recipe['epochs']} epochs at the most, "
         f"{recipe['conversations'] or 'all'} conversations an epoch, {recipe['batch']} a step, "
         f"{recipe['exemplars']} exemplars",
+        *_of_pairs(lineage),
         f"- seed {lineage['seed']}, code {lineage['code']}, parent {lineage['parent']}",
         "",
         "![loss](loss.png)",
@@ -133,6 +145,17 @@ def model_card(lineage: dict[str, Any], verdict: Verdict | None) -> str:
         ]
         lines += ["", *(f"- {reason}" for reason in verdict.reasons)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _of_pairs(lineage: dict[str, Any]) -> list[str]:
+    """A line on the pairs that were learned, where there were any."""
+    pairs, recipe = lineage["dataset"].get("pairs"), lineage["recipe"]
+    if not pairs:
+        return []
+    return [
+        f"- {len(pairs)} down-voted replies beside better ones: weight {recipe['preference']:g}, "
+        f"beta {recipe['preference_beta']:g}, reference {lineage['reference']}"
+    ]
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -2,7 +2,7 @@
 
 `run.json` says what is trained on what; `metrics.jsonl` has a line a step; `checkpoint/` is
 replaced as a whole, so that a run killed at any moment goes on from a checkpoint that is whole;
-`best/` holds the adapter of the best evaluation.
+`best/` holds the adapter of the best evaluation; `reference.json` what pairs are compared with.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -150,6 +150,18 @@ class Run:
         """Makes the present weights the best ones."""
         with _replacing(self.best) as part:
             adapted.save(part, self.facts["base"]["name"])
+
+    def keep_reference(self, kept: Mapping[str, Sequence[float]]) -> None:
+        """Keeps the reference's log p of each pair, by the keys of their rows."""
+        _write(self.folder / "reference.json", json.dumps(kept))
+
+    def reference(self) -> dict[str, Any] | None:
+        """What was kept of the reference; None where that is nothing that can be read."""
+        try:
+            read = json.loads((self.folder / "reference.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        return read if isinstance(read, dict) else None
 
     def checkpoint(self, trainer: Trainer) -> None:
         """Keeps all that resuming needs, in place of the checkpoint before."""

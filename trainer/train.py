@@ -1,19 +1,18 @@
 """The training loop: an adapter on a frozen base, resumable at any moment.
 
-Only the adapter learns. Its working copy has the base's precision, so that no layer keeps a wider
-copy of its input; the optimizer holds it in float32 beside that. A step's loss is the mean over all
-its learned tokens, however they were packed and on however many devices: gradients are summed,
-never averaged.
+Only the adapter learns. A step's loss is the mean over all its learned tokens, however they were
+packed and on however many devices: gradients are summed, never averaged.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -22,7 +21,11 @@ from torch import Tensor
 from persona.memory import give_back
 from trainer.config import Recipe
 from trainer.model import Adapted, example_losses, pack_losses
-from trainer.packing import Example, Pack, fill
+from trainer.optimizer import MasterAdamW
+from trainer.packing import Example, Pack, Pair, fill
+from trainer.preference import FIGURES, Preferred, judge, learn
+
+Shared = TypeVar("Shared", Pack, Pair)
 
 
 class TrainingError(Exception):
@@ -31,7 +34,8 @@ class TrainingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is known after an optimizer step. `loss` is nats a token, `rate` the one it used."""
+    """What is known after an optimizer step. `loss` is that of the conversations, nats a token,
+    `rate` the one it used, `preferred` how its pairs stood, where it had any."""
 
     number: int
     of: int
@@ -41,16 +45,19 @@ class Step:
     gradient_norm: float
     tokens: int
     seconds: float
+    preferred: Preferred | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The loss on rows that are not learned, in nats a character of reply."""
+    """The loss on rows that are not learned, in nats a character of reply; and how all pairs,
+    which are learned, stand."""
 
     epoch: int
     loss: float
     seconds: float
     best: bool
+    preferred: Preferred | None = None
 
 
 @dataclass(slots=True)
@@ -77,82 +84,13 @@ class Progress:
         return cls(**json.loads(text))
 
 
-class MasterAdamW:
-    """AdamW on float32 copies of parameters that may be narrower."""
-
-    def __init__(self, parameters: Sequence[Tensor], masters: Sequence[Tensor], recipe: Recipe):
-        self._parameters = list(parameters)
-        self.masters = [m.detach().clone().float().requires_grad_() for m in masters]
-        self._adamw = torch.optim.AdamW(
-            self.masters, lr=recipe.rate, weight_decay=recipe.weight_decay
-        )
-        self._clip = recipe.clip
-
-    def step(self, rate: float, reduce: Callable[[Tensor], Tensor]) -> float:
-        """One update from the gradients, which are then gone; their norm before clipping.
-
-        `reduce` sums a tensor over all processes.
-        """
-        gradients = [
-            torch.zeros_like(m) if p.grad is None else p.grad.float()
-            for p, m in zip(self._parameters, self.masters, strict=True)
-        ]
-        flat = reduce(torch.cat([g.flatten() for g in gradients]))
-        sizes = [m.numel() for m in self.masters]
-        for master, piece in zip(self.masters, flat.split(sizes), strict=True):
-            master.grad = piece.view_as(master)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.masters, self._clip))
-        if math.isfinite(norm):
-            for group in self._adamw.param_groups:
-                group["lr"] = rate
-            self._adamw.step()
-            self._write_back()
-        self.forget()
-        return norm
-
-    def forget(self) -> None:
-        """Drops all gradients."""
-        for tensor in (*self._parameters, *self.masters):
-            tensor.grad = None
-
-    def _write_back(self) -> None:
-        with torch.no_grad():
-            for parameter, master in zip(self._parameters, self.masters, strict=True):
-                parameter.copy_(master)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Masters and moments, by name: what a checkpoint holds."""
-        held: dict[str, Tensor] = {}
-        for number, master in enumerate(self.masters):
-            held[f"{number}.master"] = master.detach()
-            for name, value in self._adamw.state.get(master, {}).items():
-                held[f"{number}.{name}"] = value
-        return {name: tensor.contiguous().cpu() for name, tensor in held.items()}
-
-    def restore(self, held: dict[str, Tensor]) -> None:
-        """Takes back what `tensors` gave."""
-        with torch.no_grad():
-            for number, master in enumerate(self.masters):
-                master.copy_(held[f"{number}.master"])
-                prefix = f"{number}."
-                state = {
-                    name.removeprefix(prefix): tensor.clone()
-                    for name, tensor in held.items()
-                    if name.startswith(prefix) and not name.endswith(".master")
-                }
-                if state:
-                    self._adamw.state[master] = {
-                        name: value if name == "step" else value.to(master.device)
-                        for name, value in state.items()
-                    }
-        self._write_back()
-
-
 class Trainer:
     """One run over given epochs of conversations.
 
     `epochs[i]` are the conversations of epoch i in their order; `held` are evaluated after each
-    epoch, `characters` is the length of their replies together.
+    epoch, `characters` is the length of their replies together. Each of the `pairs` is learned once
+    an epoch, spread evenly over its steps, where it weighs as a conversation of the step does,
+    times the recipe's `preference`.
     """
 
     def __init__(
@@ -166,12 +104,14 @@ class Trainer:
         seed: int,
         pack_tokens: int,
         accelerator: Accelerator,
+        pairs: Sequence[Pair] = (),
     ) -> None:
         self.adapted = adapted
         self._recipe = recipe
         self._epochs = epochs
         self._held = held
         self._characters = characters
+        self._pairs = pairs
         self._seed = seed
         self._accelerator = accelerator
         self.optimizer = MasterAdamW(adapted.parameters, adapted.masters, recipe)
@@ -192,33 +132,46 @@ class Trainer:
             steps = self._steps_in(epoch)
             for step in range(max(self.progress.step - first, 0), steps):
                 begin = step * self._recipe.batch
-                yield self._step(epoch[begin : begin + self._recipe.batch], number)
+                examples = epoch[begin : begin + self._recipe.batch]
+                yield self._step(examples, self._dealt(number, step, steps), number)
             first += steps
             if self.progress.evaluated < number:
                 yield self._evaluate(number)
             if self.progress.worse >= self._recipe.patience:
                 return
 
-    def _step(self, examples: Sequence[Example], epoch: int) -> Step:
+    def _dealt(self, epoch: int, step: int, steps: int) -> list[Pair]:
+        """The pairs of one of an epoch's steps. They depend on nothing else, so that a resumed run
+        deals as the unbroken one."""
+        order = list(self._pairs)
+        random.Random(self._seed * 1000 + epoch).shuffle(order)  # noqa: S311 - no secret
+        return order[len(order) * step // steps : len(order) * (step + 1) // steps]
+
+    def _step(self, examples: Sequence[Example], pairs: Sequence[Pair], epoch: int) -> Step:
         started = time.monotonic()
         progress, accelerator = self.progress, self._accelerator
         rate = self._rate(progress.step)
         targets = sum(example.targets for example in examples)
-        loss = self._summed(examples, lambda: self._learn(examples, targets)) / targets
+        total, *figures = self._summed(examples, pairs, lambda: self._learn(examples, pairs))
+        loss, preferred = total / targets, Preferred.of(len(pairs), figures)
         norm = self.optimizer.step(rate, lambda t: _reduced(accelerator, t))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        if not all(math.isfinite(value) for value in (total, *figures, norm)):
             raise TrainingError(self._not_a_number(f"at step {progress.step + 1}"))
         give_back()  # packs differ in size: over some hundred of them glibc's heap grows by half
         progress.step += 1
         seconds = time.monotonic() - started
         progress.seconds += seconds
         tokens = sum(len(example.ids) for example in examples)
-        return Step(progress.step, self._steps, epoch, loss, rate, norm, tokens, seconds)
+        tokens += sum(len(pair.pack().ids) for pair in pairs)
+        return Step(progress.step, self._steps, epoch, loss, rate, norm, tokens, seconds, preferred)
 
     def _not_a_number(self, when: str) -> str:
+        lower = f"rate below {self._recipe.rate:g}"
+        if self._pairs:
+            lower += f" or preference below {self._recipe.preference:g}"
         return (
             f"the loss is not a number any more {when}; "
-            f"set [training] rate below {self._recipe.rate:g}, and train without --resume"
+            f"set [training] {lower}, and train without --resume"
         )
 
     def _rate(self, step: int) -> float:
@@ -229,22 +182,30 @@ class Trainer:
         done = (step - warmup) / max(1, self._steps - warmup)
         return self._recipe.rate * (0.05 + 0.95 * (1 + math.cos(math.pi * done)) / 2)
 
-    def _learn(self, examples: Sequence[Example], targets: int) -> float:
-        """Adds up this process's gradients of a step; its part of the loss, summed."""
+    def _learn(self, examples: Sequence[Example], pairs: Sequence[Pair]) -> list[float]:
+        """Adds up this process's gradients of a step; its part of the loss, summed, and of what is
+        told of pairs."""
         # Dropout depends on the step alone, so that a resumed run is the unbroken one.
         torch.manual_seed(self._seed * 1_000_003 + self.progress.step)
-        total = 0.0
+        total, targets = 0.0, sum(example.targets for example in examples)
         for packed in self._share(fill(examples, self.progress.pack_tokens)):
             losses = pack_losses(self.adapted.causal, packed)
             (losses.sum() / targets).backward()
             total += float(losses.detach().sum())
-        return total
+        weight = self._recipe.preference / len(examples)
+        beta = self._recipe.preference_beta
+        return [total, *learn(self.adapted.causal, self._share(pairs), beta, weight)]
 
-    def _summed(self, examples: Sequence[Example], work: Callable[[], float]) -> float:
+    def _summed(
+        self,
+        examples: Sequence[Example],
+        pairs: Sequence[Pair],
+        work: Callable[[], list[float]],
+    ) -> list[float]:
         """What `work` gives in all processes together; done anew, with the packs halved, where the
         memory of one of them ends."""
         while True:
-            own, short = 0.0, False
+            own, short = [0.0] * (1 + FIGURES), False
             try:
                 own = work()
             except (RuntimeError, MemoryError) as error:
@@ -252,12 +213,13 @@ class Trainer:
                     raise
                 short = True
             # All halve together: what each takes of the packs depends on there being the same ones.
-            told = torch.tensor([own, float(short)], device=self._device)
-            total, failed = _reduced(self._accelerator, told).tolist()
+            told = torch.tensor([*own, float(short)], device=self._device)
+            *sums, failed = _reduced(self._accelerator, told).tolist()
             if not failed:
-                return float(total)
+                return [float(value) for value in sums]
             self.optimizer.forget()
-            self._halve(max(len(example.ids) for example in examples))
+            lengths = [len(example.ids) for example in examples]
+            self._halve(max([*lengths, *(len(pair.pack().ids) for pair in pairs)]))
 
     @property
     def _device(self) -> Any:
@@ -273,7 +235,7 @@ class Trainer:
             )
         self.progress.pack_tokens = max(longest, self.progress.pack_tokens // 2)
 
-    def _share(self, packs: Sequence[Pack]) -> Sequence[Pack]:
+    def _share(self, packs: Sequence[Shared]) -> Sequence[Shared]:
         """What this process takes of them."""
         return packs[self._accelerator.process_index :: self._accelerator.num_processes]
 
@@ -281,14 +243,16 @@ class Trainer:
         started = time.monotonic()
         progress = self.progress
 
-        def judge() -> float:
-            losses = example_losses(
-                self.adapted.causal, self._held, progress.pack_tokens, self._share
-            )
-            return math.fsum(value for values in losses.values() for value in values)
+        def work() -> list[float]:
+            causal = self.adapted.causal
+            losses = example_losses(causal, self._held, progress.pack_tokens, self._share)
+            total = math.fsum(value for values in losses.values() for value in values)
+            beta = self._recipe.preference_beta
+            return [total, *judge(causal, self._share(self._pairs), beta)]
 
-        loss = self._summed(self._held, judge) / self._characters
-        if not math.isfinite(loss):
+        total, *figures = self._summed(self._held, self._pairs, work)
+        loss = total / self._characters
+        if not all(math.isfinite(value) for value in (loss, *figures)):
             raise TrainingError(self._not_a_number(f"after epoch {epoch}"))
         best = loss < progress.best
         if best:
@@ -298,7 +262,8 @@ class Trainer:
         progress.evaluated = epoch
         seconds = time.monotonic() - started
         progress.seconds += seconds
-        return Evaluation(epoch, loss, seconds, best)
+        preferred = Preferred.of(len(self._pairs), figures)
+        return Evaluation(epoch, loss, seconds, best, preferred)
 
 
 def _reduced(accelerator: Accelerator, tensor: Tensor) -> Tensor:

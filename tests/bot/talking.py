@@ -219,7 +219,8 @@ async def opened_chat(
         await store.recover()
         loaded = app.Loaded("untrained", engine, engine.tokenizer)
         service = app.make_service(chosen, who, loaded)
-        bot = Bot(chosen, store, service, who.card, app.make_takeover(chosen, who, service))
+        takeover = app.make_takeover(chosen, who, service, store)
+        bot = Bot(chosen, store, service, who.card, takeover)
         yield Chat(bot, store, service, engine, screen or Screen(), var / "daiyu.db")
     finally:
         await store.close()

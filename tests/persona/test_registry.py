@@ -147,6 +147,10 @@ def test_current_that_was_removed_is_one_line_and_can_be_rolled_back(
         b'{"promotions": 3}',
         b'{"promotions": {"version": 1}}',
         b'{"promotions": [{"version": 7}]}',
+        b'{"promotions": [], "trial": 3}',
+        b'{"promotions": [], "trial": {"version": "a"}}',
+        b'{"promotions": [], "ended_trials": [{}]}',
+        b'{"promotions": [], "ended_trials": 3}',
         b"\xff\xfe",
     ],
 )
@@ -311,7 +315,7 @@ def test_reader_never_sees_half_a_pointer(registry: Registry, publish: Publish) 
     reader = threading.Thread(target=read)
     reader.start()
     for number in range(60):
-        registry._point([*registry.promotions()[-20:], {"version": "ab"[number % 2]}])
+        registry.promote(versions[number % 2], "again")
     done.set()
     reader.join()
     assert failed == []

@@ -20,7 +20,7 @@ from persona.engines.base import Sampling
 from persona.engines.echo import EchoEngine, byte_tokenizer
 from persona.exemplars import ExemplarIndex
 from persona.prompt import Budget, Exchange, PromptBuilder
-from trainer import config, loop
+from trainer import config, contest, loop
 from trainer.__main__ import main
 from trainer.config import TrainingSettings
 from trainer.gate import Measured, compare
@@ -258,14 +258,14 @@ async def test_report_holds_figures_and_the_sheet_words_of_those_who_agreed(
     path = configured("transformers")
     assert len(await read_judged(config.read(path, {}))) == 3
 
-    measured = loop._measured
+    measured = contest._measured
 
     async def slow(*arguments: Any) -> Measured:
         """While she speaks, somebody withdraws."""
         await village.agree("丁", agreed=False)
         return await measured(*arguments)
 
-    monkeypatch.setattr(loop, "_measured", slow)
+    monkeypatch.setattr(contest, "_measured", slow)
     report, samples = await judge_version(path)
     people = json.loads(report)["people"]
     assert people["rejected"]["turns"] == [down, better]

@@ -259,6 +259,25 @@ async def test_news_are_learned_and_nothing_else(
     assert await trained() == 1
 
 
+async def test_promotion_alone_is_no_news_to_go_on_from(
+    village: Village, configured: Configured, tmp_path: Path
+) -> None:
+    turn = (await talks(village))[0]
+    path = configured(start="incumbent", preference=1.0)
+    runs = tmp_path / "var" / "training"
+    arguments = ["--config", str(path), "--if-new", "train"]
+    registry = loop.registry(config.read(path, {}))
+    for number in range(2):
+        assert await asyncio.to_thread(main, arguments) == 0
+        run = Run.unpublished(runs)
+        assert (run.facts["start"] is None) == (number == 0)
+        registry.promote(publish(run, registry, "untrained", None, ""), "a test")
+        # What it would start from and compare with is another one now; what it would learn is not.
+        assert await asyncio.to_thread(main, arguments) == 0
+        assert len(list(runs.glob("*-*"))) == number + 1
+        await village.rate("甲", turn, better="檐下有燕子，我舍不得关窗。")
+
+
 def test_loop_keeps_others_out_from_training_to_publishing(
     configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from fifty_rows import fifty
 from torch import Tensor
+from two_processes import run_together, two_of
 
 from data.triples import Triple
 from persona.prompt import PromptBuilder
@@ -301,25 +301,6 @@ def test_gradients_are_clipped(make: Made) -> None:
     assert norms == [pytest.approx(0.01, rel=1e-3)]
 
 
-class Beside:
-    """One of two processes, played by a thread: what accelerate's reduce does, by hand."""
-
-    device = torch.device("cpu")
-    num_processes = 2
-
-    def __init__(self, process_index: int, meeting: threading.Barrier, board: dict[int, Tensor]):
-        self.process_index = process_index
-        self._meeting, self._board = meeting, board
-
-    def reduce(self, tensor: Tensor, reduction: str) -> Tensor:
-        assert reduction == "sum"
-        self._board[self.process_index] = tensor
-        self._meeting.wait(30)
-        total = self._board[0] + self._board[1]
-        self._meeting.wait(30)
-        return total
-
-
 @pytest.mark.parametrize("short", [False, True])
 def test_two_processes_learn_what_one_does(
     make: Made, monkeypatch: pytest.MonkeyPatch, short: bool
@@ -327,11 +308,7 @@ def test_two_processes_learn_what_one_does(
     """With `short`, the memory of one of the two suffices only for half of a pack."""
     alone = make(epochs=1, pack_tokens=400)
     expected = list(alone.run())
-    meeting, board = threading.Barrier(2), dict[int, Tensor]()
-    both = [
-        make(epochs=1, pack_tokens=400, accelerator=Beside(index, meeting, board))
-        for index in range(2)
-    ]
+    both = two_of(lambda beside: make(epochs=1, pack_tokens=400, accelerator=beside))
     if short:
         scarce = Scarce(max(len(e.ids) for e in alone._epochs[0]) + 10)
 
@@ -340,20 +317,7 @@ def test_two_processes_learn_what_one_does(
             return scarce(causal, packed) if second else pack_losses(causal, packed)
 
         monkeypatch.setattr(training, "pack_losses", losses)
-    found: dict[int, list[Step | Evaluation]] = {}
-
-    def work(index: int) -> None:
-        try:
-            found[index] = list(both[index].run())
-        except BaseException:
-            meeting.abort()
-            raise
-
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    found = run_together(both)
     assert same(weights(both[0]), weights(both[1]))
     assert (both[0].progress.pack_tokens < 400) == short
     assert both[0].progress.pack_tokens == both[1].progress.pack_tokens

@@ -45,9 +45,9 @@ async def test_trained_judged_promoted_served_and_taken_back(
 ) -> None:
     path = configured("transformers", epochs=3, rate=1e-2)
     assert await asyncio.to_thread(run, path) == 0
-    told = capsys.readouterr().err
+    told = " ".join(capsys.readouterr().err.split())
     assert "50 rows, 4 to judge by" in told
-    assert "promoted; a running bot takes it over by itself" in told
+    assert "is served now; a running bot takes it over by itself" in told
     settings = config.read(path, {})
     registry = loop.registry(settings)
     (version,) = registry.versions()
@@ -90,9 +90,10 @@ async def test_trained_judged_promoted_served_and_taken_back(
     assert run(path, "list") == 0
     listed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in listed] == ["*", second.name]
-    assert run(path, "promote", second.name) == 1
+    assert await asyncio.to_thread(run, path, "promote", second.name) == 1
     assert "did not pass its gate" in capsys.readouterr().err
-    assert run(path, "promote", second.name, "--force", "I read the samples") == 0
+    forced = ("--force", "I read the samples")
+    assert await asyncio.to_thread(run, path, "promote", second.name, *forced) == 0
     assert registry.current() == second
     assert run(path, "show") == 0
     assert "forced: I read the samples" in capsys.readouterr().out
