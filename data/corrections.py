@@ -19,7 +19,7 @@ ALIKE = 0.6
 """Jaccard similarity from which on two texts say the same."""
 RECORD = "record"
 """The reason against whoever was mostly wrong before."""
-_FAILED = 3
+FAILED = 3
 """Corrections that failed, from which on a person's record speaks against the others."""
 
 
@@ -66,7 +66,7 @@ def standing(
     ]
     failed = Counter(c.person for c in found if not c.usable)
     passed = Counter(c.person for c in found if c.usable)
-    distrusted = {p for p, n in failed.items() if n >= _FAILED and n > passed[p]}
+    distrusted = {p for p, n in failed.items() if n >= FAILED and n > passed[p]}
     found = [
         replace(c, state="held", reason=RECORD)
         if c.state == "screened" and c.person in distrusted

@@ -337,6 +337,47 @@ async def test_whoever_was_mostly_wrong_is_read_before_learned(village: Village)
     assert (turn, "record") in await village.held()
 
 
+async def test_whoever_mostly_liked_what_is_refused_has_their_likes_read_first(
+    village: Village,
+) -> None:
+    await village.settle("troll", "甲", "乙")
+    rude = ["第一", "第二", "第三"]
+    for number, text in enumerate(rude):
+        turn = await village.say("troll", text * 3, f"滚，{SAID[number]}")
+        await village.rate("troll", turn)
+        if number == 1:  # twice is no record
+            early = await village.say("troll", RAIN, SAID[3])
+            await village.rate("troll", early)
+            assert early in await village.learned()
+    fair = await village.say("troll", LAMP, SAID[4])
+    await village.rate("troll", fair)
+    # Two of five were fair: that is a record.
+    assert await village.learned() == []
+    assert {(early, "record"), (fair, "record")} <= set(await village.held())
+    # In a group such a like is none, and a correction is read first.
+    turn = await village.say("甲", BAMBOO, SAID[5], chat="g")
+    await village.rate("troll", turn)
+    await village.rate("甲", turn)
+    assert await village.learned() == []
+    await village.rate("乙", turn)
+    assert await village.learned() == [turn]
+    corrected = await village.say("troll", "墨磨好了么", "嗯。")
+    await village.rate("troll", corrected, better=SAID[6])
+    assert (corrected, "record") in await village.held()
+
+
+async def test_what_the_guard_spoke_or_a_message_asked_is_no_record(village: Village) -> None:
+    await village.agree("甲")
+    for number in range(4):
+        turn = await village.say("甲", f"第{number}回" * 3, "滚，傻逼。", guarded="assistant")
+        await village.rate("甲", turn)
+        asked = await village.say("甲", f"我电话1381234567{number}", f"{SAID[number]}记下了。")
+        await village.rate("甲", asked)
+    fair = await village.say("甲", RAIN, SAID[5])
+    await village.rate("甲", fair)
+    assert await village.learned() == [fair]
+
+
 async def test_only_the_platforms_of_the_settings(village: Village) -> None:
     turns = {}
     for (platform, reply), text in zip(
