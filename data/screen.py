@@ -185,10 +185,11 @@ class Screen:
             return Reason.ASSISTANT
         if any(pattern.search(reply) for pattern in self.forbidden):
             return Reason.VOICE
-        letters = sum(c.isalnum() for c in reply)
-        if letters < _MIN_REPLY or len(reply.strip()) > MAX_REPLY or len(message) > MAX_MESSAGE:
+        if len(reply.strip()) > MAX_REPLY or len(message) > MAX_MESSAGE:
             return Reason.LENGTH
-        return Reason.LANGUAGE if _wrong_language(message, reply) else None
+        if _wrong_language(message, reply):
+            return Reason.LANGUAGE
+        return Reason.LENGTH if sum(c.isalnum() for c in reply) < _MIN_REPLY else None
 
 
 def plain_reason(text: str) -> Reason | None:

@@ -131,7 +131,6 @@ def test_a_message_is_screened_too(message: str, reason: Reason) -> None:
         ("隔壁小孩看我家狗", "问过他娘，请他进来摸一摸狗头。"),
         ("你是程序么", "我不是程序，我是林黛玉。"),
         ("他病了", "你有病便请大夫，他有病也请大夫，闹什么。"),
-        ("想跳下去游泳", "水凉得很，先试一试脚。"),
     ],
 )
 def test_plain_talk_passes(message: str, reply: str) -> None:

@@ -1,10 +1,10 @@
 """The trainer in processes that die where a test says so: `kill -9` before any write of theirs.
 
-Reads a JSON object a line, `{"arguments": [...], "var": folder, "die": number or null}`, runs the
-trainer with these arguments in a process of its own, and answers with its end and with the steps
-that it came to: what it did to files below the folder, and what it asked of the store. `die` is the
-number of the step before which it is killed. Forked from one that has imported all, each is begun
-at once.
+Reads a JSON object a line, `{"arguments": [...], "var": folder, "die": number, "late": bool}`,
+runs the trainer with these arguments in a process of its own, and answers with its end and with the
+steps that it came to: what it did to files below the folder, and what it asked of the store. `die`
+is the step before which it is killed, null for none; where it is `late`, after it: a file is open
+then, and nothing in it. Forked from one that has imported all, each is begun at once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import re
 import signal
 import sys
 import traceback
+from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from data.learning import Learning
 from persona.config import PROFILES
 from persona.engines import transformers  # noqa: F401
 from persona.engines.base import Sampling
-from trainer import conversations, gate, model, publish  # noqa: F401
+from trainer import conversations, loop, model, publish  # noqa: F401
 from trainer.__main__ import main
 
 _STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "daiyu"}
@@ -32,9 +34,9 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 def _lenient() -> None:
-    """The small model babbles: its replies may have any fault."""
-    gate.LIMITS.update(dict.fromkeys(gate.LIMITS, 1.0))
-    gate._DULLER = 1.0
+    """Whatever the small model babbles passes the gate: what is judged is not what is tested."""
+    compare = loop.compare
+    loop.compare = lambda *measured: replace(compare(*measured), passed=True, reasons=[])
     PROFILES["daiyu"] = Sampling(max_new_tokens=4, temperature=0.0, repetition_penalty=1.0)
     model.precision = lambda _: torch.float32
     torch.set_num_threads(1)
@@ -59,6 +61,10 @@ def _live(order: dict[str, Any], steps: int) -> int:
     count = 0
     var = order["var"]
 
+    def die(frame: FrameType, event: str, _: object) -> None:
+        if frame.f_code is not told.__code__:  # once the step itself returns
+            os.kill(os.getpid(), signal.SIGKILL)
+
     def told(event: str, args: tuple[Any, ...]) -> None:
         nonlocal count
         if event not in _STEPS:
@@ -68,8 +74,10 @@ def _live(order: dict[str, Any], steps: int) -> int:
             return
         if event == "open" and not args[2] & _WRITES:
             return
-        if count == order["die"]:
+        if count == order["die"] and not order["late"]:
             os.kill(os.getpid(), signal.SIGKILL)
+        if count == order["die"]:
+            sys.setprofile(die)
         count += 1
         name = re.sub(r"\d{8}T\d+Z?-[0-9a-f]{8}(\.\d+)?", "NEW", name.removeprefix(var))
         os.write(steps, f"{event} {re.sub(r'[.][0-9]+[.]part', '.part', name)}\n".encode())

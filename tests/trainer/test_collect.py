@@ -131,7 +131,7 @@ async def test_corrections_may_have_to_be_approved(village: Village) -> None:
 async def test_history_comes_along_with_the_words_of_those_who_agreed(village: Village) -> None:
     await village.settle("甲", "乙", "丙")
     await village.agree("乙", agreed=False)
-    await village.say("甲", "一", "壹。", chat="g")
+    await village.say("甲", "一", "壹了。", chat="g")
     await village.say("乙", "二", "贰。", chat="g")
     await village.say("丙", "打13812345678给我", "不打。", chat="g")
     await village.say("丙", "我不想活了", "先坐下。", chat="g", guarded="risk")
@@ -140,7 +140,7 @@ async def test_history_comes_along_with_the_words_of_those_who_agreed(village: V
     for who in "甲丙":
         await village.rate(who, turn)
     (row,) = (await village.harvest(history=9)).rows
-    assert row.triple.history == [("一", "壹。"), ("五", "伍了。")]
+    assert row.triple.history == [("一", "壹了。"), ("五", "伍了。")]
     (row,) = (await village.harvest(history=1)).rows
     assert row.triple.history == [("五", "伍了。")]
     (row,) = (await village.harvest(history=0)).rows
@@ -341,28 +341,27 @@ async def test_whoever_mostly_liked_what_is_refused_has_their_likes_read_first(
     village: Village,
 ) -> None:
     await village.settle("troll", "甲", "乙")
-    rude = ["第一", "第二", "第三"]
-    for number, text in enumerate(rude):
-        turn = await village.say("troll", text * 3, f"滚，{SAID[number]}")
+    for number in range(5):
+        turn = await village.say("troll", f"第{number}回" * 3, f"滚，{SAID[number]}")
         await village.rate("troll", turn)
         if number == 1:  # twice is no record
-            early = await village.say("troll", RAIN, SAID[3])
+            early = await village.say("troll", RAIN, SAID[5])
             await village.rate("troll", early)
             assert early in await village.learned()
-    fair = await village.say("troll", LAMP, SAID[4])
+    fair = await village.say("troll", LAMP, SAID[6])
     await village.rate("troll", fair)
-    # Two of five were fair: that is a record.
+    # Two of seven were fair: that is a record.
     assert await village.learned() == []
     assert {(early, "record"), (fair, "record")} <= set(await village.held())
     # In a group such a like is none, and a correction is read first.
-    turn = await village.say("甲", BAMBOO, SAID[5], chat="g")
+    turn = await village.say("甲", BAMBOO, SAID[7], chat="g")
     await village.rate("troll", turn)
     await village.rate("甲", turn)
     assert await village.learned() == []
     await village.rate("乙", turn)
     assert await village.learned() == [turn]
     corrected = await village.say("troll", "墨磨好了么", "嗯。")
-    await village.rate("troll", corrected, better=SAID[6])
+    await village.rate("troll", corrected, better="砚台里早干了。")
     assert (corrected, "record") in await village.held()
 
 

@@ -37,10 +37,12 @@ class Mortal:
     var: Path
     kept: Path
 
-    def run(self, *arguments: str, die: int | None = None) -> tuple[int, list[str]]:
+    def run(
+        self, *arguments: str, die: int | None = None, late: bool = False
+    ) -> tuple[int, list[str]]:
         """How one ended, and the steps that it came to."""
         order = {"arguments": ["--config", str(self.config), *arguments], "var": f"{self.var}/",
-                 "die": die}  # fmt: skip
+                 "die": die, "late": late}  # fmt: skip
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(order) + "\n")
@@ -50,10 +52,10 @@ class Mortal:
         told: dict[str, Any] = json.loads(answer)
         return told["end"], told["steps"]
 
-    def killed(self, *arguments: str, before: int) -> None:
-        end, steps = self.run(*arguments, die=before)
+    def killed(self, *arguments: str, at: int, late: bool = False) -> None:
+        end, steps = self.run(*arguments, die=at, late=late)
         assert end == -signal.SIGKILL
-        assert len(steps) == before
+        assert len(steps) == at + late
 
     def keep(self) -> None:
         shutil.rmtree(self.kept, ignore_errors=True)
@@ -93,10 +95,10 @@ def mortal(
     rated: Path, configured: Configured, tmp_path: Path, adapter: Path, qwen: Path
 ) -> Iterator[Mortal]:
     """A version in service, which says nothing well, and trainers that will be killed."""
-    path = configured("transformers", epochs=1, rate=1e-2, checkpoint_seconds=1e-9)
-    folder = tmp_path / "dialogues"
-    rows = (folder / "rows.jsonl").read_text("utf-8").splitlines(keepends=True)
-    (folder / "rows.jsonl").write_text("".join(rows[:12]), "utf-8")
+    path = configured("transformers", epochs=2, rate=1e-2, checkpoint_seconds=1e-9)
+    rows = tmp_path / "dialogues" / "rows.jsonl"
+    fewer = rows.read_text("utf-8").splitlines(keepends=True)[:16]
+    rows.write_text("".join(fewer), "utf-8")
     settings = config.read(path, {})
     base = loop.weights(settings, lambda *_: None).base(str(qwen))
     registry = loop.registry(settings)
@@ -119,9 +121,13 @@ def mortal(
         process.stdin.close()
 
 
-def first_of_each(steps: list[str]) -> list[int]:
-    """Where each step comes for the first time: a file that is written line by line counts once."""
-    return [number for number, step in enumerate(steps) if step not in steps[:number]]
+def moments(steps: list[str]) -> list[tuple[int, bool]]:
+    """Before each step that is another than those before it, and after each opening of a file."""
+    found = []
+    for number, step in enumerate(steps):
+        if step not in steps[:number]:
+            found += [(number, late) for late in (False, True)[: 1 + step.startswith("open")]]
+    return found
 
 
 def test_killed_at_any_step_the_old_version_is_served_or_the_new(mortal: Mortal) -> None:
@@ -133,10 +139,9 @@ def test_killed_at_any_step_the_old_version_is_served_or_the_new(mortal: Mortal)
     assert any("best" in step for step in steps)
     trained = mortal.var.with_name("trained")
     shutil.copytree(mortal.var, trained)
-    points = first_of_each(steps)
-    for number in points:
+    for number, late in moments(steps):
         mortal.put_back()
-        mortal.killed("train", before=number)
+        mortal.killed("train", at=number, late=late)
         assert mortal.served() == OLD
         with closing(sqlite3.connect(mortal.var / "daiyu.db")) as database:
             assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -152,9 +157,9 @@ def test_killed_at_any_step_the_old_version_is_served_or_the_new(mortal: Mortal)
     assert end == 0
     assert mortal.served() != OLD
     served = []
-    for number in range(len(steps)):
+    for number, late in moments(steps):
         mortal.put_back()
-        mortal.killed("gate", before=number)
+        mortal.killed("gate", at=number, late=late)
         served.append(mortal.served() == OLD)
         assert mortal.registry.rollback() is None or mortal.served() == OLD
     assert served == sorted(served, reverse=True)
@@ -166,13 +171,13 @@ def test_after_a_kill_the_loop_goes_on_to_its_end(mortal: Mortal) -> None:
     assert end == 0
     for step in ("open training/NEW/trained.part", "os.rename training/NEW/best.part"):
         mortal.put_back()
-        mortal.killed("train", before=steps.index(step))
+        mortal.killed("train", at=steps.index(step))
         assert mortal.run("train")[0] == 0
     mortal.keep()
     _, steps = mortal.run("gate")
     for step in ("os.rename adapters/NEW.part", "os.rename adapters/current.json.part"):
         mortal.put_back()
-        mortal.killed("gate", before=steps.index(step))
+        mortal.killed("gate", at=steps.index(step))
         assert mortal.served() == OLD
     # Published and not promoted: it can be by hand.
     (version,) = [v for v in mortal.registry.versions() if v.name != OLD]
