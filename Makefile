@@ -34,6 +34,7 @@ bench: .venv/.bench
 	@$(BIN)/python -m benchmarks.serve
 	@$(BIN)/python -m benchmarks.train
 	@$(BIN)/python -m benchmarks.telegram
+	@$(BIN)/python -m benchmarks.platforms
 	@$(BIN)/python -m benchmarks.loop --people 60 --nights 2
 
 .venv/.python:

@@ -12,8 +12,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bot.app import Bot
-from bot.platforms.base import Handler, Incoming, Limits, Said
+from bot.bot import Bot
+from bot.platforms.base import File, Handler, Incoming, Limits, Said
 from data.store import Store
 from data.triples import Triple
 from persona.engines.base import Delta, Engine, EngineError, Sampling
@@ -117,6 +117,9 @@ class SilentPlatform:
         return None
 
     async def typing(self, to: Incoming) -> None:
+        return None
+
+    async def hand_over(self, to: Incoming, file: File) -> None:
         return None
 
 

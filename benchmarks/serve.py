@@ -24,6 +24,7 @@ from typing import Any
 from benchmarks.chats import EngineWorkload, Figures, Metered, TurnWorkload, Workload, measure
 from benchmarks.machine import machine, peak_bytes
 from bot import app, config
+from bot.bot import Bot
 from bot.check import MISTAKES
 from bot.progress import StartProgress
 from data.config import environment
@@ -165,7 +166,7 @@ async def opened(engine_name: str, workload: str) -> AsyncGenerator[Workload]:
             store = await Store.open(settings.database_url)
             try:
                 takeover = app.make_takeover(settings, character, service)
-                bot = app.Bot(settings, store, service, character.card, takeover)
+                bot = Bot(settings, store, service, character.card, takeover)
                 yield TurnWorkload(bot, store, rows, character.exchanges)
             finally:
                 await store.close()
@@ -241,18 +242,20 @@ def main() -> int:
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--chats", nargs="+", type=int, metavar="N", help="chats at once")
     parser.add_argument("--quick", action="store_true", help="1 and 4 chats, fewer replies")
+    parser.add_argument("--alone", type=int, metavar="N", help="replies that a lone chat is given")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the results there as well")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    alone = options.alone or (2 if options.quick else 8)
     chats = sorted(options.chats or ([1, 4] if options.quick else [1, 4, 16, 32]))
     if options.child:
         try:
-            asyncio.run(child(options.child[0], options.child[1], chats, 2 if options.quick else 8))
+            asyncio.run(child(options.child[0], options.child[1], chats, alone))
         except MISTAKES as mistake:
             print(f"daiyu: {mistake}", file=sys.stderr)
             return 1
         return 0
-    passed = ["--chats", *map(str, chats), *(["--quick"] if options.quick else [])]
+    passed = ["--chats", *map(str, chats), "--alone", str(alone)]
     facts = machine(PACKAGES)
     results = [
         result

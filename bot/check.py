@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 from bot.app import Character, load_character, wanted, weights
 from bot.config import Settings
-from bot.platforms import discord_calls, telegram_calls
+from bot.platforms import telegram_calls
 from bot.platforms.base import PlatformError
 from data.config import SettingsError
 from data.database import NoDatabase, OldDatabase, StoreError
@@ -82,6 +82,8 @@ def check(settings: Settings, say: Callable[[str], None]) -> bool:
         told = partial(telegram_calls.check, token.get_secret_value(), settings.telegram.base_url)
         part("telegram", lambda: asyncio.run(told()))
     if token := settings.discord_token:
+        from bot.platforms import discord_calls
+
         told = partial(discord_calls.check, token.get_secret_value(), settings.discord.proxy)
         part("discord", lambda: asyncio.run(told()))
     having = {"telegram": settings.telegram_token, "discord": settings.discord_token}

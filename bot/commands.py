@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
 
 from bot.access import Access
 from bot.conversation import Answer, Conversations, clean
 from bot.corrections import list_of, usage
 from bot.feedback import RATING, consent_choices, rate
 from bot.learned import Learned
-from bot.platforms.base import Choice, Choices, Incoming, Said
+from bot.platforms.base import Choice, Choices, File, Incoming, Said
 from bot.texts import LANGUAGES, say
-from data.store import Conversation, Store, Turn
+from data.messages import Turn
+from data.store import Conversation, Store
 from data.transactions import StoreUnavailable
 from persona.card import Card
 from persona.service import InferenceService
@@ -22,9 +27,14 @@ log = logging.getLogger(__name__)
 _HELP_OF = {"terminal": "help_terminal", "telegram": "help_telegram", "discord": "help_discord"}
 _PRIVACY_OF = {"discord": "privacy_discord"}
 _ANSWERS = {
-    "yes": True, "y": True, "愿意": True, "同意": True, "是": True, "好": True, "确认": True,
-    "no": False, "n": False, "不": False, "不愿意": False, "不同意": False, "否": False,
+    "yes": True, "y": True, "ok": True, "愿意": True, "同意": True, "是": True, "是的": True,
+    "好": True, "好的": True, "可以": True, "确认": True,
+    "no": False, "n": False, "不": False, "不愿意": False, "不同意": False, "不要": False,
+    "不用": False, "算了": False, "否": False,
 }  # fmt: skip
+
+# What follows it in Chinese is a better wording that begins like it.
+_LIST = re.compile(r"(?:list|列表)(?:\s+(\d{1,4})|\s+[ -~]*)?")
 
 _Command = Callable[[Incoming, Conversation, str, str], Awaitable[str | Said]]
 
@@ -32,6 +42,10 @@ _Command = Callable[[Incoming, Conversation, str, str], Awaitable[str | Said]]
 def is_command(incoming: Incoming) -> bool:
     text = clean(incoming.text)
     return text.startswith("/") and not text.startswith("//")
+
+
+def _answer(argument: str) -> bool | None:
+    return _ANSWERS.get(argument.casefold().strip(" 。.!！"))
 
 
 class Commands:
@@ -47,6 +61,7 @@ class Commands:
         learned: Learned,
         learners: Callable[[list[int]], Awaitable[list[str]]],
         trouble: Callable[[], str | None] = lambda: None,
+        retention_days: int = 0,
     ) -> None:
         """`learners` names the versions that learned from any of these turns."""
         self._store = store
@@ -57,6 +72,7 @@ class Commands:
         self._learned = learned
         self._learners = learners
         self._trouble = trouble
+        self._retention_days = retention_days
         self._commands: dict[str, _Command] = {
             "start": self._start,
             "help": self._help,
@@ -123,8 +139,10 @@ class Commands:
     async def _feedback(
         self, incoming: Incoming, conversation: Conversation, argument: str, lang: str
     ) -> Said:
-        if argument.casefold() in ("list", "列表"):
-            return Said(await list_of(self._learned, self._learners, incoming, lang), hers=False)
+        if listed := _LIST.fullmatch(argument.casefold()):
+            page = int(listed[1] or 1)
+            told = await list_of(self._learned, self._learners, incoming, lang, page)
+            return Said(told, hers=False)
         turn = await self._rated(incoming, conversation)
         return await rate(self._store, self._learned, incoming, turn, argument, lang)
 
@@ -140,14 +158,19 @@ class Commands:
         if message_id is None:
             return None
         place = (incoming.platform, incoming.chat_id, message_id)
-        return await self._store.turn_of_message(*place, role)
+        return await self._store.messages.turn_of(*place, role)
 
     async def _privacy(self, incoming: Incoming, _: Conversation, argument: str, lang: str) -> Said:
-        """Shows what is kept and what was agreed to; `yes` and `no` change that."""
+        """Shows what is kept and what was agreed to; `yes` and `no` change that.
+
+        The person alone is also given all of it, as a file.
+        """
         person = (incoming.platform, incoming.user_id)
         if not incoming.user_id:
             return Said(say(lang, "no_vote"), hers=False)
-        answer = _ANSWERS.get(argument.casefold().strip(" 。.!！"))
+        answer = _answer(argument)
+        if argument and answer is None:
+            return Said(say(lang, "privacy_usage"), hers=False)
         if answer is not None:
             await self._store.people.agree(*person, answer)
             await self._learned.refresh()
@@ -157,22 +180,35 @@ class Commands:
                 choices = RATING if rated else ()
             key = "agreed" if answer else "refused"
             return Said(say(lang, key), hers=False, choices=choices)
-        kept, agreed = (
-            await self._store.people.kept(*person),
-            await self._store.people.agreed(*person),
-        )
+        people = self._store.people
+        kept, agreed = await people.kept(*person), await people.agreed(*person)
         state = "privacy_unasked" if agreed is None else "privacy_yes" if agreed else "privacy_no"
         told = say(lang, "privacy", turns=kept.turns, ratings=kept.ratings, state=say(lang, state))
+        if self._retention_days:
+            told += f"\n{say(lang, 'privacy_days', days=self._retention_days)}"
+        if forgotten := await people.forgotten(*person):
+            told += f"\n{say(lang, 'privacy_forgotten', day=f'{forgotten:%Y-%m-%d}')}"
         if more := _PRIVACY_OF.get(incoming.platform):
             told += f"\n{say(lang, more)}"
-        choices = None if incoming.in_public or incoming.in_place else consent_choices(lang)
-        return Said(told, hers=False, choices=choices)
+        if incoming.in_public or incoming.in_place:
+            return Said(f"{told}\n{say(lang, 'privacy_elsewhere')}", hers=False)
+        file = self._file_of(await people.disclosed(*person), lang)
+        told += f"\n{say(lang, 'privacy_file')}"
+        return Said(told, hers=False, choices=consent_choices(lang), file=file)
+
+    def _file_of(self, kept: dict[str, Any], lang: str) -> File:
+        text = json.dumps(kept, ensure_ascii=False, indent=1)
+        name = f"daiyu-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
+        return File(name, text.encode(), instead=say(lang, "file_failed"))
 
     async def _forget(self, incoming: Incoming, _: Conversation, argument: str, lang: str) -> Said:
         person = (incoming.platform, incoming.user_id)
         if not incoming.user_id:
             return Said(say(lang, "no_vote"), hers=False)
-        if not _ANSWERS.get(argument.casefold().strip(" 。.!！")):
+        answer = _answer(argument)
+        if answer is False:
+            return Said(say(lang, "forget_kept"), hers=False)
+        if answer is None:
             kept = await self._store.people.kept(*person)
             told = say(lang, "forget", turns=kept.turns, ratings=kept.ratings)
             # In a group, whoever pressed it would erase what is theirs.

@@ -13,7 +13,8 @@ from bot.config import BotSettings
 from bot.feedback import RATING
 from bot.platforms.base import Choice, Incoming, Kind, Said
 from bot.texts import say
-from data.store import Answered, Conversation, Store, Turn
+from data.messages import Answered, Turn
+from data.store import Conversation, Store
 from data.transactions import StoreUnavailable
 from persona.admission import Busy, Late
 from persona.engines.base import EngineError
@@ -105,7 +106,7 @@ class Conversations:
         try:
             conversation = await self._of(incoming)
             place = (incoming.platform, incoming.chat_id, incoming.message_id)
-            before = await self._store.answered(*place)
+            before = await self._store.messages.answered(*place)
             if before is None or before.turn.user_id != incoming.user_id:
                 return
             turn = before.turn
@@ -183,7 +184,7 @@ class Conversations:
         if not incoming.again or incoming.message_id is None:
             return None
         place = (incoming.platform, incoming.chat_id, incoming.message_id)
-        return await self._store.answered(*place)
+        return await self._store.messages.answered(*place)
 
     async def _to_retry(
         self, incoming: Incoming, conversation: Conversation, message_id: str
@@ -192,7 +193,7 @@ class Conversations:
         about = message_id or (incoming.reply_to if incoming.in_place else None)
         if about:
             place = (incoming.platform, incoming.chat_id, about)
-            if turn := await self._store.turn_of_message(*place):
+            if turn := await self._store.messages.turn_of(*place):
                 return turn
         return None if message_id else await self._store.last_turn(conversation)
 
@@ -230,7 +231,7 @@ class Conversations:
         reply = None
         try:
             if answer.sent:
-                await self._store.link_reply(turn_id, answer.sent)
+                await self._store.messages.link_reply(turn_id, answer.sent)
             past = await self._store.history(conversation, self._settings.history, before)
             reply = self._service.reply(
                 text,

@@ -19,17 +19,19 @@ async def list_of(
     learners: Callable[[list[int]], Awaitable[list[str]]],
     incoming: Incoming,
     lang: str,
+    page: int = 1,
 ) -> str:
-    """A person's newest corrections and what became of each.
+    """A person's corrections, newest first, and what became of each; `page` begins with 1.
 
-    In a group those of that group alone: others read along. Raises StoreUnavailable.
+    Where others read along, those of that chat alone. Raises StoreUnavailable.
     """
-    chat_id = incoming.chat_id if incoming.is_group else None
+    chat_id = incoming.chat_id if incoming.in_public else None
     found = await learned.corrections(incoming.platform, incoming.user_id, chat_id)
     if not found:
         return say(lang, "corrections_none")
     lines = [say(lang, "corrections", count=len(found))]
-    for one in found[:_SHOWN]:
+    page = min(max(page, 1), -(-len(found) // _SHOWN))
+    for one in found[(page - 1) * _SHOWN : page * _SHOWN]:
         state = say(lang, f"correction_{one.state}", reason=_reason(one, lang))
         versions = await learners([one.turn_id]) if one.usable else []
         if versions:
@@ -43,6 +45,8 @@ async def list_of(
                 state=state,
             )
         )
+    if (left := len(found) - page * _SHOWN) > 0:
+        lines.append(say(lang, "corrections_more", left=left, page=page + 1))
     return "\n".join(lines)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from bot.platforms.base import Incoming, Limits, Platform, Said, SendError, Unreachable
+from bot.platforms.base import File, Incoming, Limits, Platform, Said, SendError, Unreachable
+
+log = logging.getLogger(__name__)
 
 # Where a long text is cut, the best place first.
 _CUTS = (re.compile(r"\n\n+"), re.compile(r"\n"), re.compile(r"[。！？!?…]+[”』」）)]*|\.\s"),
@@ -104,6 +107,8 @@ async def deliver(
         await asyncio.gather(typing, reading, return_exceptions=True)
     if last.text:
         await shown.end(last)
+    if last.file and not to.in_public:
+        await shown.hand_over(last.file)
     return shown.ids
 
 
@@ -148,10 +153,19 @@ class _Shown:
                 # What was shown cannot be changed any more: it may have been deleted.
                 await self._send(number, piece)
 
+    async def hand_over(self, file: File) -> None:
+        try:
+            await self._platform.hand_over(self._to, file)
+        except Unreachable:
+            raise
+        except SendError as error:
+            log.warning("%s could not be sent: %s", file.name, error)
+            await self._platform.send(self._to, Said(file.instead, hers=False))
+
     def _pieces(self, said: Said) -> list[Said]:
         texts = split(said.text, self._limits.length, self._limits.measure)
         return [
-            replace(said, text=text, choices=said.choices if number == len(texts) else None)
+            Said(text, said.hers, said.choices if number == len(texts) else None, said.growing)
             for number, text in enumerate(texts, 1)
         ]
 

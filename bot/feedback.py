@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import re
+
 from bot.learned import Learned
 from bot.platforms.base import Choice, Choices, Incoming, Said
 from bot.texts import say
-from data.store import Store, Turn
+from data.messages import Turn
+from data.store import Store
 from persona import guard
 
 MAX_CORRECTION = 300
 # What is plainly a verdict must never be stored as a better wording.
-_GOOD = frozenset(("good", "great", "好", "很好", "真好", "不错", "太好了", "喜欢", "+1"))
+_IT = r"(?:她|这|那|这句话?|那句话?|这话|上一?句)"
+_OF = rf"(?:(?:{_IT}|你|我)*(?:觉得|写|说|答|讲|回答?|回复)(?:得|的)?|{_IT}|我(?=不?喜欢))?"
+# Of one way only to read each piece: with two, a long row of 真是 would take for ever.
+_VERY = r"(?:真|很|太|挺|蛮|还|非常|特别|有点儿?|不大|不太|不怎么|不够|实在|都?是)*"
+_END = r"(?:了|啊|呀|吧|呢|的|极了|得很)*"
+_GOOD = re.compile(
+    rf"{_OF}(?!.*不[大太怎够]){_VERY}(?:好|不错|不赖|妙|棒|赞|喜欢|满意|可以|精彩|有意思|像她|对){_END}"
+    r"|(?:very )?(?:good|great|nice|perfect|well said|i? ?(?:like|love) (?:it|this))|ok(?:ay)?|\+1"
+)
 _NONE = frozenset(("none", "cancel", "撤回", "取消", "算了"))
-_BAD = frozenset(("bad", "不好", "很差", "差", "不行", "不喜欢", "-1"))
+_BAD = re.compile(
+    rf"{_OF}{_VERY}(?:差|差劲|坏|糟|糟糕|烂|难听|无聊|没意思|啰嗦|一般|跑题|答非所问|文不对题"
+    rf"|太长|太短|[不没](?:太|大|怎么|够)?(?:好|行|对|像|像她|通|喜欢|满意|可以|有意思|懂)){_END}"
+    r"|(?:very |too |so )?(?:bad|awful|terrible|wrong|poor|boring|long|short)|not (?:very )?good"
+    r"|i? ?(?:don't|do not) like (?:it|this)|-1"
+)
 _TAKEN_BACK = {"none good": 1, "none bad": -1}
 """Where a platform tells which of a person's reactions is gone, and not what is left."""
 
@@ -99,8 +115,8 @@ def _told(lang: str, key: str, **fields: object) -> Said:
 
 def _read(verdict: str) -> tuple[int, str | None, str]:
     word = verdict.casefold().strip(" !！。.~～…")
-    if word in _GOOD or not word.strip("👍❤\ufe0f🌹"):
+    if _GOOD.fullmatch(word) or not word.strip("👍❤\ufe0f🌹"):
         return 1, None, "rated_good"
-    if word in _BAD or not word.strip("👎"):
+    if _BAD.fullmatch(word) or not word.strip("👎"):
         return -1, None, "rated_bad"
     return -1, verdict, "rated_correction"

@@ -20,6 +20,7 @@ from data.store import Store
 from data.transactions import StoreUnavailable
 from persona.exemplars import trigrams
 from persona.prompt import Exchange
+from persona.reply import TAUGHT
 from persona.service import InferenceService
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class Learned:
         usable = [one for one in self._standing(snapshot) if _may_serve(snapshot, one)]
         usable.sort(key=lambda one: (one.state == "approved", one.at), reverse=True)
         for one in usable:
-            key = f"turn:{one.turn_id}"
+            key = f"{TAUGHT}{one.turn_id}"
             everyone = self.serves_everyone(snapshot, one)
             whose: Hashable = one.person if everyone else ("chat", *one.rated.chat)
             if key in exchanges or counts[whose] >= self._limit:

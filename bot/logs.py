@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
+log = logging.getLogger(__name__)
+
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _NOISY = (
     "httpx", "httpcore", "telegram", "discord", "apscheduler", "alembic", "aiosqlite", "modelscope",
@@ -58,3 +60,9 @@ def _redact_last_words(secrets: Sequence[str]) -> None:
         sys.stderr.write(redacted(lines, secrets) + "\n")
 
     sys.excepthook = tell
+
+
+def notice(line: str) -> None:
+    """Tells the person who runs the bot, in the log too."""
+    log.info("%s", line)
+    sys.stderr.write(f"daiyu: {line}\n")

@@ -37,6 +37,8 @@ class StoreSettings(BaseModel):
     """SQLAlchemy URL of the database; empty is SQLite in `daiyu.db` under [paths] var."""
     busy_timeout: float = Field(default=10.0, gt=0)
     """Seconds to wait for another process's write."""
+    retention_days: int = Field(default=0, ge=0, le=36500)
+    """Days after which what was said is erased, with its ratings and corrections; 0 is never."""
     discord_permission: str = ""
     """Reference of Discord's own permission to train on its messages; without one nothing that was
     said there is learned, nor shown outside its chat. To obtain it is the owner's affair."""

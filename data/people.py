@@ -1,13 +1,40 @@
-"""People: what each agreed to, and how all that is kept of one is erased."""
+"""People: what each agreed to, what is kept of one, and how all of it is erased."""
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import secrets
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from sqlalchemy import delete, func, insert, literal, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from data.schema import consents, conversations, erasures, inbox, quarantine, ratings, turns
+from data.disclosure import disclose
+from data.schema import (
+    consents,
+    conversations,
+    erasures,
+    forgotten,
+    inbox,
+    quarantine,
+    ratings,
+    turns,
+)
 from data.transactions import Transactions
 
 
@@ -20,7 +47,7 @@ class Kept:
 
 
 class People:
-    """Consent and erasure. A person is a platform and the id that it gives them."""
+    """Consent, disclosure and erasure. A person is a platform and the id that it gives them."""
 
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
@@ -54,33 +81,51 @@ class People:
                 int(await connection.scalar(theirs) or 0), int(await connection.scalar(rated) or 0)
             )
 
+    async def disclosed(self, platform: str, user_id: str) -> dict[str, Any]:
+        """All that is kept of a person, as values of JSON."""
+        async with self._transactions.read() as connection:
+            return await disclose(connection, platform, user_id)
+
     async def erase(self, platform: str, user_id: str) -> list[int]:
         """Erases a person's turns, votes, consent and what waits of them; the turns' ids.
 
-        The ids alone are kept, so that what was made of the turns can be told and left out.
+        Kept are the ids, so that what was made of the turns can be told and left out, and a salted
+        hash of the person.
         """
         theirs = (
             select(turns.c.id)
             .join(conversations)
             .where(conversations.c.platform == platform, turns.c.user_id == user_id)
         )
+        key = dict(platform=platform, user_id=user_id)
         async with self._transactions.write() as connection:
-            ids = sorted((await connection.scalars(theirs)).all())
-            if ids:
-                now = literal(datetime.now(UTC), erasures.c.erased_at.type)
-                chosen = select(turns.c.id, now).where(turns.c.id.in_(theirs))
-                await connection.execute(
-                    insert(erasures).from_select(["turn_id", "erased_at"], chosen)
-                )
-            key = dict(platform=platform, user_id=user_id)
+            gone, places = await _erase_turns(connection, theirs)
             for table in (ratings, quarantine, consents, inbox):
                 await connection.execute(delete(table).filter_by(**key))
-            # Votes of others, message ids and further answers go with the turns.
-            answers = select(erasures.c.turn_id).scalar_subquery()
+            # The id of a private chat is the person's, or leads to them.
+            private = conversations.c.is_group.is_(False) & conversations.c.id.in_(places)
+            theirs_alone = or_(private, conversations.c.chat_id == user_id)
             await connection.execute(
-                delete(turns).where(or_(turns.c.id.in_(answers), turns.c.first_turn.in_(answers)))
+                delete(conversations).where(
+                    conversations.c.platform == platform, theirs_alone, _is_empty()
+                )
             )
-        return ids
+            await _note_forgotten(connection, platform, user_id)
+        return gone
+
+    async def expire(self, age: timedelta) -> int:
+        """Erases what was said longer ago than `age`, with all that hangs on it; how many turns.
+
+        A message goes with all its answers, however late these were asked for.
+        """
+        before = datetime.now(UTC) - age
+        old = select(turns.c.id).where(turns.c.first_turn.is_(None), turns.c.created_at < before)
+        async with self._transactions.write() as connection:
+            gone, _ = await _erase_turns(connection, old)
+            await connection.execute(
+                delete(conversations).where(conversations.c.created_at < before, _is_empty())
+            )
+        return len(gone)
 
     async def corrected(self, platform: str, user_id: str) -> list[int]:
         """The turns that they gave a better wording for."""
@@ -96,3 +141,63 @@ class People:
         """The ids of all turns that were erased: whatever was made of them is to leave them out."""
         async with self._transactions.read() as connection:
             return set((await connection.scalars(select(erasures.c.turn_id))).all())
+
+    async def forgotten(self, platform: str, user_id: str) -> datetime | None:
+        """When they last had all of theirs erased; None where they never did."""
+        async with self._transactions.read() as connection:
+            found = await _find_forgotten(connection, platform, user_id)
+        return found.forgotten_at if found else None
+
+
+async def _erase_turns(
+    connection: AsyncConnection, chosen: Select[tuple[int]]
+) -> tuple[list[int], set[int]]:
+    """Erases turns with every answer to the same message; their ids, and their conversations'.
+
+    Votes, message ids and what was put aside of them go with them (they cascade).
+    """
+    concerned = or_(turns.c.id.in_(chosen), turns.c.first_turn.in_(chosen))
+    found = (
+        await connection.execute(select(turns.c.id, turns.c.conversation_id).where(concerned))
+    ).all()
+    if found:
+        now = literal(datetime.now(UTC), erasures.c.erased_at.type)
+        await connection.execute(
+            insert(erasures).from_select(
+                ["turn_id", "erased_at"], select(turns.c.id, now).where(concerned)
+            )
+        )
+        await connection.execute(delete(turns).where(turns.c.id.in_(select(erasures.c.turn_id))))
+    return sorted(row.id for row in found), {row.conversation_id for row in found}
+
+
+def _is_empty() -> ColumnElement[bool]:
+    """Whether nothing was said in a conversation, or nothing is left of it."""
+    return ~exists().where(turns.c.conversation_id == conversations.c.id)
+
+
+async def _note_forgotten(connection: AsyncConnection, platform: str, user_id: str) -> None:
+    values = dict(forgotten_at=datetime.now(UTC))
+    if found := await _find_forgotten(connection, platform, user_id):
+        await connection.execute(update(forgotten).filter_by(id=found.id).values(**values))
+        return
+    salt = await connection.scalar(select(forgotten.c.salt).limit(1)) or secrets.token_bytes(16)
+    digest = await _hash(platform, user_id, salt)
+    await connection.execute(insert(forgotten).values(salt=salt, hash=digest, **values))
+
+
+async def _find_forgotten(
+    connection: AsyncConnection, platform: str, user_id: str
+) -> Row[Any] | None:
+    # One salt for a database: with one for each row, all would have to be tried.
+    for salt in (await connection.scalars(select(forgotten.c.salt).distinct())).all():
+        query = select(forgotten).filter_by(hash=await _hash(platform, user_id, salt))
+        if found := (await connection.execute(query)).first():
+            return found
+    return None
+
+
+async def _hash(platform: str, user_id: str, salt: bytes) -> bytes:
+    """Slow on purpose, some 50 ms: ids are numbers, of which all could be tried."""
+    person = f"{platform}:{user_id}".encode()
+    return await asyncio.to_thread(hashlib.scrypt, person, salt=salt, n=2**14, r=8, p=1)

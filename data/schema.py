@@ -16,6 +16,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -146,13 +147,25 @@ consents = Table(
     UniqueConstraint("platform", "user_id"),
 )
 
-# Turns that were erased. The id is all that is left of one: an adapter's lineage names the turns
-# that it learned from, and this tells which adapters are concerned.
+# Turns that were erased, at their person's wish or by age. The id is all that is left of one: an
+# adapter's lineage names the turns that it learned from, and so it is known which are concerned.
 erasures = Table(
     "erasures",
     metadata,
     Column("turn_id", Integer, primary_key=True, autoincrement=False),
     Column("erased_at", UTCDateTime, nullable=False),
+)
+
+# People who had all of theirs erased: enough to tell one who asks again that it was done, and for
+# nobody else to find out who they were.
+forgotten = Table(
+    "forgotten",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("salt", LargeBinary, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("forgotten_at", UTCDateTime, nullable=False),
+    UniqueConstraint("hash"),
 )
 
 VERDICTS = ("held", "approved", "rejected")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Table, delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from data.database import Database, open_database
 from data.inbox import Inbox
 from data.learning import Learning
+from data.messages import Messages, Turn, link, turn_from
 from data.notes import Notes
 from data.people import People
-from data.schema import STATES, conversations, erasures, messages, quarantine, ratings, turns
+from data.schema import STATES, conversations, erasures, quarantine, ratings, turns
 from data.transactions import Transactions
 
 
@@ -24,27 +25,6 @@ class Conversation:
     id: int
     lang: str | None
     reset_turn: int
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One message and one answer to it. `first_turn` leads the answers to the same message."""
-
-    id: int
-    first_turn: int
-    user_id: str
-    user_name: str
-    text: str
-    reply: str
-    state: str
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """The newest turn that a message led to, and the ids of what was sent of its reply."""
-
-    turn: Turn
-    sent: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +42,15 @@ def _now() -> datetime:
 class Store:
     """Everything that is remembered. Open it with `Store.open`, close it with `close`.
 
-    `people` holds their consents and erases them; `inbox` what a platform handed over; `notes` what
-    one writes down for itself; `learning` what may be learned, and what was judged of it.
+    `messages` knows under which ids platforms show turns; `people` holds their consents, shows them
+    what is kept and erases it; `inbox` holds what a platform handed over; `notes` what one writes
+    down for itself; `learning` what may be learned, and what was judged of it.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._transactions = Transactions(database.engine)
+        self.messages = Messages(self._transactions)
         self.people = People(self._transactions)
         self.inbox = Inbox(self._transactions)
         self.learning = Learning(self._transactions)
@@ -150,7 +132,7 @@ class Store:
             )
             turn_id = int(made.inserted_primary_key[0])  # type: ignore[index]
             if message_id is not None:
-                await self._link(connection, turn_id, "user", [message_id])
+                await link(connection, turn_id, "user", [message_id])
         return turn_id
 
     async def close_turn(
@@ -180,28 +162,6 @@ class Store:
                     update(turns).where(siblings).values(chosen=turns.c.id == turn_id)
                 )
 
-    async def link_reply(self, turn_id: int, message_ids: Iterable[str]) -> None:
-        """Notes under which ids a platform shows the reply."""
-        async with self._transactions.write() as connection:
-            await self._link(connection, turn_id, "reply", message_ids)
-
-    async def _link(
-        self, connection: AsyncConnection, turn_id: int, role: str, message_ids: Iterable[str]
-    ) -> None:
-        place = (
-            select(conversations.c.platform, conversations.c.chat_id)
-            .join(turns, turns.c.conversation_id == conversations.c.id)
-            .where(turns.c.id == turn_id)
-        )
-        row = (await connection.execute(place)).one()
-        values = [
-            dict(turn_id=turn_id, role=role, platform=row.platform, chat_id=row.chat_id,
-                 message_id=message_id)
-            for message_id in message_ids
-        ]  # fmt: skip
-        if values:
-            await connection.execute(insert(messages), values)
-
     async def history(self, conversation: Conversation, limit: int, before: int) -> list[Turn]:
         """The last finished turns before turn `before`, oldest first."""
         query = (
@@ -219,7 +179,7 @@ class Store:
         )
         async with self._transactions.read() as connection:
             rows = (await connection.execute(query)).all()
-        return [_turn(row) for row in reversed(rows)]
+        return [turn_from(row) for row in reversed(rows)]
 
     async def last_turn(self, conversation: Conversation, *states: str) -> Turn | None:
         """The newest turn that stands: chosen, not undone, after the last reset.
@@ -240,69 +200,7 @@ class Store:
         )
         async with self._transactions.read() as connection:
             row = (await connection.execute(query)).first()
-        return _turn(row) if row else None
-
-    async def turn_of_message(
-        self, platform: str, chat_id: str, message_id: str, role: str | None = None
-    ) -> Turn | None:
-        """The turn that a message on a platform belongs to; the newest, if it was retried.
-
-        `role` is whether only a `user`'s message is meant, or only a `reply`.
-        """
-        key = dict(platform=platform, chat_id=chat_id, message_id=message_id)
-        key |= {} if role is None else {"role": role}
-        query = (
-            select(turns)
-            .join(messages, messages.c.turn_id == turns.c.id)
-            .where(*_is(messages, key))
-            .order_by(turns.c.id.desc())
-            .limit(1)
-        )
-        async with self._transactions.read() as connection:
-            row = (await connection.execute(query)).first()
-        return _turn(row) if row else None
-
-    async def answered(self, platform: str, chat_id: str, message_id: str) -> Answered | None:
-        """What became of a person's message; None where no turn was begun for it."""
-        place = dict(platform=platform, chat_id=chat_id)
-        query = (
-            select(turns)
-            .join(messages, messages.c.turn_id == turns.c.id)
-            .where(*_is(messages, place | dict(message_id=message_id, role="user")))
-            .order_by(turns.c.id.desc())
-            .limit(1)
-        )
-        async with self._transactions.read() as connection:
-            row = (await connection.execute(query)).first()
-            if row is None:
-                return None
-            sent = (
-                select(messages.c.message_id)
-                .where(*_is(messages, place | dict(turn_id=row.id, role="reply")))
-                .order_by(messages.c.id)
-            )
-            return Answered(_turn(row), list((await connection.scalars(sent)).all()))
-
-    async def reply_before(self, turn_id: int) -> str | None:
-        """The id of the last message of the reply before that turn's, in its conversation."""
-        of_it = select(turns.c.conversation_id).where(turns.c.id == turn_id).scalar_subquery()
-        # An answer that was begun twice may be shown in the messages of the first try.
-        own = select(messages.c.message_id).where(messages.c.turn_id == turn_id)
-        query = (
-            select(messages.c.message_id)
-            .join(turns, messages.c.turn_id == turns.c.id)
-            .where(
-                turns.c.conversation_id == of_it,
-                turns.c.id < turn_id,
-                messages.c.role == "reply",
-                messages.c.message_id.not_in(own),
-            )
-            .order_by(turns.c.id.desc(), messages.c.id.desc())
-            .limit(1)
-        )
-        async with self._transactions.read() as connection:
-            found = await connection.scalar(query)
-        return None if found is None else str(found)
+        return turn_from(row) if row else None
 
     async def begun_since(
         self,
@@ -382,7 +280,7 @@ class Store:
         async with self._transactions.write() as connection:
             await connection.execute(update(turns).where(siblings).values(undone=True))
             if message_id is not None:
-                await self._link(connection, turn.id, "user", [message_id])
+                await link(connection, turn.id, "user", [message_id])
 
     async def rate(
         self, turn_id: int, platform: str, user_id: str, vote: int, correction: str | None = None
@@ -459,12 +357,3 @@ async def _fresh_id(connection: AsyncConnection) -> dict[str, int]:
     last = await connection.scalar(select(func.max(turns.c.id)))
     erased = await connection.scalar(select(func.max(erasures.c.turn_id)))
     return {"id": max(last or 0, erased or 0) + 1}
-
-
-def _is(table: Table, key: Mapping[str, Any]) -> list[ColumnElement[bool]]:
-    return [table.c[column] == value for column, value in key.items()]
-
-
-def _turn(row: Row[Any]) -> Turn:
-    first = row.first_turn if row.first_turn is not None else row.id
-    return Turn(row.id, first, row.user_id, row.user_name, row.text, row.reply, row.state)

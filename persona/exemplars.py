@@ -1,16 +1,19 @@
 """Exemplars: the authored and approved exchanges nearest to a message.
 
-They stand before the conversation and carry most of her voice on an untrained base. Nearness is
-BM25 over single characters and pairs, which needs no word segmenter and forgives typing errors.
+They stand right before the message; she leans on them, and they carry most of her voice. Nearness
+is BM25 over single characters and pairs, and over words of letters: it needs no word segmenter and
+forgives typing errors.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import bm25s
 import numpy as np
@@ -21,7 +24,13 @@ from persona.prompt import Exchange
 SAME = 0.6
 """Character 3-gram Jaccard from which on two texts say the same."""
 
+_K1, _B = 1.5, 0.75  # bm25s's own
+_LOOKED_AT = 64
+"""The best by their characters, among which an equal wording is looked for."""
+_WORD = re.compile(r"[a-z0-9]+")
 
+
+@lru_cache(maxsize=8192)  # those of all dialogues would take 70 MB
 def trigrams(text: str) -> frozenset[str]:
     """The text's runs of three characters, punctuation and case left out."""
     letters = _letters(text)
@@ -33,17 +42,12 @@ def similarity(a: frozenset[str], b: frozenset[str]) -> float:
     return len(a & b) / len(a | b) if a or b else 1.0
 
 
-_K1, _B = 1.5, 0.75  # bm25s's own
-
-
 class ExemplarIndex:
     """Finds exchanges by their message. Built once from a snapshot; replaced, never changed."""
 
     def __init__(self, exchanges: Sequence[Exchange]) -> None:
         self._learned = _Learned()
         self._exchanges = list(exchanges)
-        self._texts = [trigrams(e.text) for e in exchanges]
-        self._replies = [trigrams(e.reply) for e in exchanges]
         self._index: bm25s.BM25 | None = None
         terms = [_terms(e.text) for e in exchanges]
         self._average = sum(map(len, terms)) / max(1, len(terms))
@@ -70,8 +74,6 @@ class ExemplarIndex:
         made = ExemplarIndex(())
         before = len(self._learned.places)
         made._exchanges = [*exchanges, *self._exchanges[before:]]
-        made._texts = [*(trigrams(e.text) for e in exchanges), *self._texts[before:]]
-        made._replies = [*(trigrams(e.reply) for e in exchanges), *self._replies[before:]]
         made._index, made._average = self._index, self._average
         for number, exchange in enumerate(exchanges):
             terms = Counter(_terms(exchange.text))
@@ -113,25 +115,33 @@ class ExemplarIndex:
         terms = _terms(text)
         if k <= 0 or not terms:
             return []
-        scores = self._scores(terms, place)
         own_text = trigrams(text)
+        scores = self._scores(terms, place)
+        # 嗯 is not 嗯嗯, though they share all their characters.
+        for i in np.argsort(-scores, kind="stable")[:_LOOKED_AT]:
+            if trigrams(self._exchanges[i].text) == own_text:
+                scores[i] *= 2
         own_reply = None if apart_from is None else trigrams(apart_from)
         spent = [trigrams(reply) for reply in said]
+
+        def differs(i: int, replies: Iterable[frozenset[str]]) -> bool:
+            own = trigrams(self._exchanges[i].reply)
+            return all(similarity(own, reply) < SAME for reply in replies)
+
         chosen: list[int] = []
-        for i in np.argsort(-scores, kind="stable"):
+        for i in map(int, np.argsort(-scores, kind="stable")):
             if len(chosen) == k or scores[i] <= 0:
                 break
             if self._exchanges[i].key in without:
                 continue
             if own_reply is not None and (
-                similarity(self._texts[i], own_text) >= SAME
-                or similarity(self._replies[i], own_reply) >= SAME
+                similarity(trigrams(self._exchanges[i].text), own_text) >= SAME
+                or not differs(i, [own_reply])
             ):
                 continue
-            if any(similarity(self._replies[i], reply) >= SAME for reply in spent):
-                continue
-            if all(self._differ(int(i), j) for j in chosen):
+            if differs(i, spent):
                 chosen.append(int(i))
+                spent.append(trigrams(self._exchanges[i].reply))
         return [self._exchanges[i] for i in reversed(chosen)]
 
     def _scores(self, terms: list[str], place: Hashable) -> npt.NDArray[np.float32]:
@@ -145,9 +155,6 @@ class ExemplarIndex:
         if self._index is not None:
             authored = self._index.get_scores(terms)
         return np.concatenate([learned, authored])
-
-    def _differ(self, i: int, j: int) -> bool:
-        return similarity(self._replies[i], self._replies[j]) < SAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,5 +173,8 @@ def _letters(text: str) -> str:
 
 
 def _terms(text: str) -> list[str]:
-    letters = _letters(text)
-    return [*letters, *(letters[i : i + 2] for i in range(len(letters) - 1))]
+    """Characters and pairs of them; of letters, which tell nothing alone, whole words."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    words = _WORD.findall(folded)
+    letters = "".join(c for c in _WORD.sub(" ", folded) if c.isalnum()) if words else _letters(text)
+    return [*letters, *(letters[i : i + 2] for i in range(len(letters) - 1)), *words]

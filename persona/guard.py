@@ -173,6 +173,8 @@ _ASSISTANT = re.compile(
     )
 )
 _MARKUP = re.compile(r"```|^\s*(?:\d{1,2}[.、)]|[-*•])\s+\S|\*\*[^*]+\*\*|^#{1,6}\s", re.MULTILINE)
+_ASKS_OF_DEATH = re.compile(r"你.{0,4}(?:想|去)死|doyouwanttodie|killyourself")
+_HELP = re.compile(r"12356|120|打|叫|陪|call|line")
 _SEQUENCE = re.compile(r"首先[,，].{4,60}其次[,，]")
 _CONTROL_TEXT = re.compile(r"<\|[^|>]{1,30}\|>|</?tool_call>|<\|?im_(?:start|end)")
 # Another turn written by the model itself: it would be speaking as the person.
@@ -239,7 +241,8 @@ def before(message: str) -> Alarm | None:
 def after(reply: str, message: str = "") -> Alarm | None:
     """Whether a reply so far must not be spoken.
 
-    ASSISTANT also covers markup, numbered lists and a reply in English to a Chinese message.
+    ASSISTANT also covers markup, numbered lists and a reply in English to a Chinese message. Of
+    somebody's wish to die she speaks with help at hand, or in WEARY's wording.
     """
     if _CONTROL_TEXT.search(reply) or _ROLE_HEADER.search(reply):
         return Alarm.CONTROL
@@ -248,6 +251,8 @@ def after(reply: str, message: str = "") -> Alarm | None:
         return Alarm.ASSISTANT
     if _SEXUAL.search(folded.translate(_SIGNS)):
         return Alarm.SEXUAL
+    if _ASKS_OF_DEATH.search(folded) and not _HELP.search(folded):
+        return Alarm.WEARY
     if _CJK.search(message) and len(_LATIN_WORD.findall(reply)) >= 4 and not _CJK.search(reply):
         return Alarm.ASSISTANT
     if _REPEAT.search(reply):

@@ -88,10 +88,11 @@ class PromptBuilder:
     ) -> Prompt:
         """The prompt for a message, or, with its `reply`, the row to learn from.
 
-        `history` is oldest first, `exemplars` nearest last. Exemplars beyond their budget are
-        left out, farthest first; then the oldest exchanges of history, each whole or not at all.
-        With a reply, the replies of exemplars and history are learned too, but for the exemplars
-        whose keys are `known`. Raises PromptTooLong.
+        `history` is oldest first, `exemplars` nearest last; they stand after it, since a model that
+        learned to lean on what stands before the message would else say its last reply again.
+        Exemplars beyond their budget are left out, farthest first; then the oldest exchanges of
+        history, each whole or not at all. With a reply, the replies of exemplars and history are
+        learned too, but for the exemplars whose keys are `known`. Raises PromptTooLong.
         """
         lines = [e.text for e in history] + [text]
         system = self._message("system", self._system_text(lines))
@@ -112,7 +113,7 @@ class PromptBuilder:
 
         ids, labels = list(system), [IGNORED] * len(system)
         unlearned = {id(exchange) for exchange, *_ in chosen if exchange.key in known}
-        for exchange, user, assistant in [*chosen, *kept]:
+        for exchange, user, assistant in [*kept, *chosen]:
             self._append(ids, labels, user, learned=0)
             # Everything after the header, the final newline excepted, is hers.
             length = 0 if id(exchange) in unlearned else self._reply_length(assistant)

@@ -16,9 +16,13 @@ from typing import Protocol
 
 from persona import guard
 from persona.engines.base import Delta, Engine, Finish, Sampling
+from persona.exemplars import similarity, trigrams
 from persona.guard import Alarm, AuthoredReplies
 from persona.prompt import Exchange, Prompt, PromptBuilder
 from persona.sense import Sense
+
+TAUGHT = "turn:"
+"""What the keys of exemplars begin with that people taught her."""
 
 _ENDINGS = "。！？!?…～~”」』）)."
 _CLAUSE_ENDINGS = _ENDINGS + "，,；;：:、\n"
@@ -123,6 +127,7 @@ class Reply:
         # What she must not say again: here, and to this message.
         self._said = [*(exchange.reply for exchange in history), *rejected]
         self._place = place
+        self._taught: list[frozenset[str]] = []
 
     async def __aiter__(self) -> AsyncGenerator[str]:
         serving = self._host.take()
@@ -176,6 +181,11 @@ class Reply:
         prompt = serving.builder.build(self._text, self._history, near, self._speaker)
         self.outcome.prompt_tokens = len(prompt.ids)
         self.outcome.exemplars, self.outcome.dropped = prompt.exemplars, prompt.dropped
+        self._taught = [
+            trigrams(e.reply)
+            for e in near
+            if e.key in prompt.exemplars and e.key.startswith(TAUGHT)
+        ]
         return prompt
 
     async def _shown(
@@ -223,8 +233,14 @@ class Reply:
             await asyncio.gather(*tasks, return_exceptions=True)
         self._clock(max(found, key=lambda candidate: candidate.seconds))
         if self._host.sense:
+            said = [trigrams(reply) for reply in self._said]
             for candidate in found:
-                candidate.sense = self._host.sense.share(candidate.text, self._text)
+                own = trigrams(candidate.text)
+                again = max((similarity(own, reply) for reply in said), default=0.0)
+                sense = self._host.sense.share(candidate.text, self._text)
+                # People's own wordings are not in what sense was learned from.
+                sense = max([sense, *(similarity(own, wording) for wording in self._taught)])
+                candidate.sense = sense * (1 - again)
         return found
 
     async def _whole(

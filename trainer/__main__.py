@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import getpass
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -21,17 +21,20 @@ from persona.child import ChildError
 from persona.engines.base import EngineError
 from persona.guard import GuardError
 from persona.registry import Registry, RegistryError, Version
-from persona.serving import Served, ServingError, to_serve
-from persona.weights import Weights, WeightsError
+from persona.serving import ServingError
+from persona.weights import WeightsError
+from trainer import desk, nightly
 from trainer.config import Settings, read
-from trainer.lint import LintError, lint
+from trainer.lint import LintError
 
 Command = Callable[[Settings, argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; its exit code. A mistake of the owner's is one line on standard error."""
-    parsed = _parser().parse_args(arguments)
+    parsed = _parsed(arguments)
+    if parsed.nice:
+        nightly.lower_priority()
     # Imported late, so that `list` and `lint` need no torch: these two live beside it.
     mistakes: tuple[type[Exception], ...] = (
         SettingsError, TriplesError, CardError, CheckpointError, EngineError, RegistryError,
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except ImportError as error:
             return _refuse(f"training needs the package {error.name}, which `make train` installs")
         mistakes += (DatasetError, TrainingError)
-    if parsed.run is _read:
+    if parsed.run is desk.read_aloud:
         from trainer.preprocess import DatasetError
         from trainer.reading import ReadingError
 
@@ -53,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command: Command = parsed.run
         return command(read(parsed.config, environment()), parsed)
+    except nightly.NothingNew as nothing:
+        print(f"daiyu: {nothing}", file=sys.stderr)
+        return 0
     except mistakes as error:
         return _refuse(str(error))
     except BrokenPipeError:
@@ -70,10 +76,25 @@ def _refuse(line: str) -> int:
     return 1
 
 
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    parsed = parser.parse_args(arguments)
+    if parsed.schedule is not None:
+        if parsed.run is not _loop or parsed.resume:
+            parser.error("--schedule runs the whole loop, from its beginning")
+        parsed.run = _nights
+    return parsed
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
     parser.add_argument("--config", type=Path, default=Path("config.toml"))
     parser.add_argument("--resume", action="store_true", help="go on with the run that was cut off")
+    parser.add_argument(
+        "--schedule", type=nightly.time_of_day, metavar="HH:MM", help="each day at this local time"
+    )
+    parser.add_argument("--nice", action="store_true", help="yield the processor to all others")
+    parser.add_argument("--if-new", action="store_true", help="only if there is news to learn")
     parser.set_defaults(run=_loop)
     commands = parser.add_subparsers(title="commands", metavar="")
 
@@ -92,23 +113,40 @@ def _parser() -> argparse.ArgumentParser:
     promote.add_argument("version")
     promote.add_argument("--force", metavar="REASON", help="in spite of its gate; is recorded")
     add("rollback", _rollback, "serve what was served before")
-    export = add("export", _export, "write the dataset for other trainers")
+    export = add("export", desk.write_dataset, "write the dataset for other trainers")
     export.add_argument("folder", type=Path)
-    reading = add("read", _read, "print what a version says to the messages of docs/readings")
+    reading = add(
+        "read", desk.read_aloud, "print what a version says to the messages of docs/readings"
+    )
     reading.add_argument("version", nargs="?", help="of `list`; without, the one in service")
     reading.add_argument("--messages", type=Path, default=Path("docs/readings/messages.txt"))
     talks = Path("docs/readings/conversations.txt")
     reading.add_argument("--conversations", type=Path, default=talks)
-    reviewing = add("review", _review, "judge what was put aside, and corrections")
+    reviewing = add("review", desk.judge_words, "judge what was put aside, and corrections")
     reviewing.add_argument("--as", dest="reviewer", metavar="NAME", help="who judges; is recorded")
-    linted = add("lint", _lint, "check authored rows")
+    linted = add("lint", desk.check_rows, "check authored rows")
     linted.add_argument("folder", type=Path, nargs="?")
     return parser
 
 
 def _loop(settings: Settings, arguments: argparse.Namespace) -> int:
-    _train(settings, arguments)
-    return _gate(settings, arguments)
+    from trainer.run import only_trainer
+
+    with only_trainer(settings.runs):  # from the first row to the last file
+        _train(settings, arguments)
+        return _gate(settings, arguments)
+
+
+def _nights(settings: Settings, arguments: argparse.Namespace) -> int:
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    command = nightly.trainer_command(arguments.config)
+    log = settings.runs / "night.log"
+    nightly.each_night(
+        arguments.schedule, lambda: nightly.night(command, _registry(settings), log), say
+    )
+    return 0
 
 
 def _train(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -129,6 +167,9 @@ def _train(settings: Settings, arguments: argparse.Namespace) -> int:
             watch=display.watch,
             say=display.say,
             recheck=lambda ready: still_allowed(settings, ready, display.say),
+            consider=nightly.only_news(_registry(settings), loop.incumbent(settings))
+            if arguments.if_new
+            else lambda _: None,
         )
         display.say(f"trained: {run.best}")
     return 0
@@ -236,77 +277,8 @@ def _rollback(settings: Settings, _: argparse.Namespace) -> int:
     return 0
 
 
-def _export(settings: Settings, arguments: argparse.Namespace) -> int:
-    from data.triples import read_dialogues
-    from persona.card import read_persona_card
-    from trainer.export import export
-
-    card = read_persona_card(settings.persona.folder)
-    triples = [triple for _, triple in read_dialogues(settings.persona.dialogues)]
-    for path in export(triples, arguments.folder, card.fill(card.system_prompt)):
-        print(path)
-    return 0
-
-
-def _read(settings: Settings, arguments: argparse.Namespace) -> int:
-    from trainer import reading
-    from trainer.display import Display
-
-    messages = reading.read_messages(arguments.messages)
-    conversations = reading.read_conversations(arguments.conversations)
-    with Display() as display:
-        if arguments.version:
-            version = _registry(settings).version(arguments.version)
-            served = Served(version.name, version.base, version.path, version.base_hash)
-        else:
-            served = to_serve(settings.model, settings.persona, _registry(settings))
-        weights = Weights(
-            settings.paths.var / "models", list(settings.model.sources), display.report
-        )
-        sheet = reading.sheet(settings, served, weights, messages, conversations, display.report)
-        told = asyncio.run(sheet)
-    print(told, end="")
-    return 0
-
-
-def _review(settings: Settings, arguments: argparse.Namespace) -> int:
-    from trainer.collect import harvest
-    from trainer.review import review
-    from trainer.stored import opened, screen
-
-    def ask(question: str) -> str:
-        print(question, end="", flush=True)
-        line = sys.stdin.readline()
-        if not line:
-            print()
-            raise EOFError
-        if not sys.stdin.isatty():
-            print(line.rstrip("\n"))
-        return line
-
-    async def go() -> str:
-        async with opened(settings) as store:
-            who = arguments.reviewer or getpass.getuser()
-            judge = screen(settings)
-            # What would be collected tonight: its doubtful part is put aside by that.
-            await harvest(store.learning, judge, settings.training, settings.store)
-            done = await review(store.learning, judge, ask, print, who)
-        return f"approved {done.approved}, rejected {done.rejected}, still waiting {done.left}"
-
-    print(asyncio.run(go()))
-    return 0
-
-
-def _lint(settings: Settings, arguments: argparse.Namespace) -> int:
-    folder = arguments.folder or settings.persona.dialogues
-    rows, faults = lint(folder)
-    for fault in faults:
-        print(fault)
-    print(f"{folder}: {rows} rows, {len(faults)} faults")
-    return 1 if faults else 0
-
-
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service that is stopped
     # A closed pipe (`list | head`) is no error.
     try:
         code = main()

@@ -111,18 +111,18 @@ def collect(
     corrections: defaultdict[int, list[Correction]] = defaultdict(list)
     for correction in standing(snapshot, reason, trigrams, store.agreement):
         corrections[correction.turn_id].append(correction)
-    weights = weigh(snapshot, corrections)
     doubted = distrusted(snapshot, corrections, reason)
-    bursts = _bursts(snapshot, training.burst)
+    weights = weigh(snapshot, corrections, doubted)
+    doubtful = bursts(snapshot, training.burst)
     candidates = []
     for rated in snapshot.rated:
         turn_id = rated.spoken.turn_id
         if only is not None and turn_id not in only:
             continue
-        if why := _barred(snapshot, rated, training, store):
+        if why := barred(snapshot, rated, training, store):
             made.left[why] += 1
             continue
-        burst = BURST if turn_id in bursts else None
+        burst = BURST if turn_id in doubtful else None
         ours = [c for c in corrections[turn_id] if c.person in snapshot.agreed]
         if chosen := _chosen(made, ours, weights, training.approved_only, burst, doubted):
             candidates.append(_Candidate(rated, chosen.wording, 0.0, chosen))
@@ -133,7 +133,7 @@ def collect(
     return made
 
 
-def _barred(
+def barred(
     snapshot: Snapshot, rated: Rated, training: TrainingSettings, store: StoreSettings
 ) -> str | None:
     """Why nothing of a turn may be learned, whatever was thought of it."""
@@ -192,7 +192,7 @@ def _voted(
 ) -> _Candidate | None:
     """A reply that was voted good, where that suffices and nothing speaks against it."""
     spoken = rated.spoken
-    votes = _score(rated, weights, doubted)
+    votes = score(rated, weights)
     if votes < (least if rated.is_group else 1.0):
         made.left["votes"] += 1
         return None
@@ -211,14 +211,14 @@ def _voted(
     return _Candidate(rated, spoken.reply, votes, None)
 
 
-def _score(rated: Rated, weights: Weights, doubted: Collection[Person]) -> float:
+def score(rated: Rated, weights: Weights) -> float:
     """The net votes, each weighing what its rater's record is worth; alone, one's own counts."""
     if not rated.is_group:
         return float(sum(j.vote for j in rated.judgements if j.person == rated.spoken.person))
-    return sum(j.vote * weights(j.person) for j in rated.judgements if j.person not in doubted)
+    return sum(j.vote * weights(j.person) for j in rated.judgements)
 
 
-def _bursts(snapshot: Snapshot, least: int) -> set[int]:
+def bursts(snapshot: Snapshot, least: int) -> set[int]:
     """The turns that were rated in a chat within an hour in which `least` young accounts rated."""
     chats = defaultdict(list)
     for rated in snapshot.rated:
@@ -288,11 +288,6 @@ def _row(
     snapshot: Snapshot, candidate: _Candidate, reason: Callable[[str, str], str | None]
 ) -> Row:
     rated = candidate.rated
-    history = [
-        (earlier.text, earlier.reply)
-        for earlier in rated.history
-        if _may_stand(snapshot, earlier) and reason(earlier.text, earlier.reply) is None
-    ]
     meta = {
         "turn": rated.spoken.turn_id,
         "platform": rated.spoken.person[0],
@@ -301,9 +296,23 @@ def _row(
         "corrected": candidate.correction is not None,
     }
     triple = Triple(
-        instruction=rated.spoken.text, output=candidate.reply, history=history, meta=meta
+        instruction=rated.spoken.text,
+        output=candidate.reply,
+        history=history_of(snapshot, rated, reason),
+        meta=meta,
     )
     return Row(f"turn:{rated.spoken.turn_id}", triple)
+
+
+def history_of(
+    snapshot: Snapshot, rated: Rated, reason: Callable[[str, str], str | None]
+) -> list[tuple[str, str]]:
+    """The exchanges before a turn that may be brought along, message and reply, oldest first."""
+    return [
+        (earlier.text, earlier.reply)
+        for earlier in rated.history
+        if _may_stand(snapshot, earlier) and reason(earlier.text, earlier.reply) is None
+    ]
 
 
 def _may_stand(snapshot: Snapshot, earlier: Spoken) -> bool:

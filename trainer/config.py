@@ -20,10 +20,12 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 class Recipe:
     """How an adapter is trained.
 
-    `exemplars` stand before each conversation, as they do when it is served; `bare` is the share of
+    `exemplars` stand before each message, as they do when it is served; `bare` is the share of
     conversations that are learned without any, `agreeing` that of those whose nearest exemplar says
-    nearly what is to be learned. An epoch takes `conversations` of them, drawn anew; 0 is all. A
-    step learns from `batch`.
+    nearly what is to be learned. An epoch takes `conversations` of the authored rows, drawn anew,
+    and whatever was collected; 0 is all. A `continuing` share of them has a history, the others
+    have `kinship` with another row (character 3-gram Jaccard of the replies), as long as there are
+    such. A step learns from `batch`.
     """
 
     rank: int
@@ -35,6 +37,8 @@ class Recipe:
     exemplars: int = 3
     bare: float = 0.0
     agreeing: float = 0.0
+    kinship: float = 0.0
+    continuing: float = 0.0
     conversations: int = 0
     warmup: float = 0.05
     weight_decay: float = 0.0
@@ -47,7 +51,17 @@ RECIPES = {
     # The first recipe's own values; its faults are mended all the same (docs/recipe.md).
     "seed": Recipe(rank=8, alpha=32, dropout=0.1, rate=5e-4, epochs=1, exemplars=0),
     # Chosen by loss and by reading.
-    "daiyu": Recipe(rank=16, alpha=32, dropout=0.0, rate=3e-4, epochs=2, agreeing=0.6),
+    "daiyu": Recipe(
+        rank=16,
+        alpha=32,
+        dropout=0.0,
+        rate=3e-4,
+        epochs=1,
+        agreeing=0.6,
+        kinship=0.15,
+        continuing=0.15,
+        conversations=1100,
+    ),
 }
 
 
@@ -66,8 +80,8 @@ class TrainingSettings(BaseModel):
     """The highest learning rate; overrides the recipe's."""
     rank: int | None = Field(default=None, ge=1, le=256)
     """The adapter's rank; overrides the recipe's."""
-    rich: bool = False
-    """Whether the rows in rich/ are learned too, and not only shown: for bases above 0.5B."""
+    rich: bool = True
+    """Whether the rows in rich/ that need no history are learned too, or only shown."""
     promote: bool = True
     """Whether a version that passed its gate is served at once, or waits for somebody to read it:
     the gate sees whether replies have sense, not whether they answer."""
@@ -76,6 +90,8 @@ class TrainingSettings(BaseModel):
     pack_tokens: int = Field(default=0, ge=0)
     """Tokens that go through the model at once; 0 is 512 on a CPU and 8192 on a GPU. Halved by
     itself where memory does not suffice."""
+    threads: int = Field(default=0, ge=0)
+    """Threads that training computes with; 0 is one a core."""
     checkpoint_seconds: float = Field(default=300.0, gt=0)
     """Between two checkpoints; an interrupted run goes on from the last one with --resume."""
     platforms: list[Literal["telegram", "terminal", "discord"]] = ["telegram", "terminal"]

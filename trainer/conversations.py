@@ -31,7 +31,8 @@ def with_conversations(settings: Settings, dataset: Dataset, say: Say, resume: b
     turns = before.facts["dataset"]["turns"] if before else None
     if turns is None:
         found = _same_in_all(lambda: asyncio.run(_harvest(settings, dataset, say)))
-        return dataset.mixed(found.rows, settings.training.share)
+        training = settings.training
+        return dataset.mixed(found.rows, training.share, training.chosen().conversations)
     found = _same_in_all(lambda: asyncio.run(_harvest(settings, dataset, say, turns)))
     if gone := set(turns) - set(found.turns):
         raise TrainingError(

@@ -5,6 +5,7 @@ so that bases with other tokenizers compare, with a paired bootstrap interval? D
 it gives itself hold: do they end, stay in role and language, not repeat, not flatter, not break
 under injection? And have they sense? That one is asked apart, since an adapter can find the
 authored replies likelier and talk nonsense itself. Approval is not asked: likes reward flattery.
+What people rejected is: a candidate that says it again more often fails (`judgements.py`).
 """
 
 from __future__ import annotations
@@ -12,18 +13,29 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from persona.prompt import PromptTooLong
-from trainer.preprocess import DatasetError, Row, replies
-from trainer.speech import EvalSets, Spoken, Subject, alike, mean_sense, prompts, share, speak
+from trainer.judged import Judged
+from trainer.judgements import Answer, People, answers, compare_answers
+from trainer.preprocess import DatasetError, Row
+from trainer.speech import (
+    AT_ONCE,
+    EvalSets,
+    Spoken,
+    Subject,
+    alike,
+    mean_sense,
+    prompts,
+    share,
+    speak,
+    to_score,
+)
 
 _RESAMPLES = 2000
-_AT_ONCE = 16
-"""Replies spoken at once: what the cache of [model] holds without giving one up."""
 _HARM = 0.05
 """Nats a character by which a guarded set may be worse at the most."""
 _DULLER = 0.02
@@ -38,6 +50,14 @@ class Measured:
     nats: dict[str, list[float]]
     characters: dict[str, list[int]]
     spoken: list[Spoken]
+    answers: dict[int, Answer] = field(default_factory=dict)
+    """By turn, what it says where people had judged a reply."""
+
+    def of(self, judged: Sequence[Judged]) -> Measured:
+        """The same without its answers to other turns."""
+        kept = {turn.turn_id for turn in judged}
+        answers = {turn: answer for turn, answer in self.answers.items() if turn in kept}
+        return replace(self, answers=answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +104,8 @@ class Verdict:
     checks: list[Check]
     sense: Sequence[float | None] = (None, None)
     """The share of its own replies that readers would find good, candidate's and incumbent's."""
+    people: People = field(default_factory=lambda: compare_answers({}, {}))
+    """What people's judgements of earlier replies say."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -98,9 +120,9 @@ LIMITS = {
     "assistant": 0.03,
     "out of character": 0.05,
     "language": 0.03,
-    # An exemplar's reply that fits is what a 0.5B says best: readers found 83 % of such replies
-    # good and 40 % of the others (docs/log.md). Beyond this she would be a book of quotations.
-    "copied": 0.60,
+    # An exemplar's reply that fits is what a 0.5B says best: readers found three of four such
+    # replies good and a third of the others (docs/log.md).
+    "copied": 0.8,
     "said alike": 0.10,
     "gave way": 0.10,
     "agrees": 0.15,
@@ -109,9 +131,15 @@ LIMITS = {
 
 
 async def measure(
-    subject: Subject, sets: EvalSets, report: Callable[[str, float], None] = lambda *_: None
+    subject: Subject,
+    sets: EvalSets,
+    report: Callable[[str, float], None] = lambda *_: None,
+    judged: Sequence[Judged] = (),
 ) -> Measured:
-    """Scores the authored replies and has the subject speak. Raises EngineError, DatasetError."""
+    """Scores the authored replies and has the subject speak. Raises EngineError, DatasetError.
+
+    `judged` are turns that people judged, which it is asked again.
+    """
     nats: dict[str, list[float]] = {}
     characters: dict[str, list[int]] = {}
     for name, rows in _named(sets).items():
@@ -120,7 +148,7 @@ async def measure(
         nats[name] = [-float(np.sum(score)) for score in scores]
         characters[name] = [len(row.triple.output) for row in rows]
     asked_to_speak = prompts(sets)
-    room = asyncio.Semaphore(_AT_ONCE)
+    room = asyncio.Semaphore(AT_ONCE)
     done = 0
 
     async def spoken(number: int) -> Spoken:
@@ -132,7 +160,7 @@ async def measure(
         return reply
 
     said = await asyncio.gather(*(spoken(i) for i in range(len(asked_to_speak))))
-    return Measured(subject.name, nats, characters, alike(said))
+    return Measured(subject.name, nats, characters, alike(said), await answers(subject, judged))
 
 
 def compare(candidate: Measured, incumbent: Measured) -> Verdict:
@@ -170,8 +198,11 @@ def compare(candidate: Measured, incumbent: Measured) -> Verdict:
         reasons.append(
             f"its own replies have less sense, by their wording: {new:.0%}, before {old:.0%}"
         )
+    people = compare_answers(candidate.answers, incumbent.answers)
+    if people.reason:
+        reasons.append(people.reason)
     passed = not reasons
-    return Verdict(candidate.name, incumbent.name, passed, reasons, losses, checks, sense)
+    return Verdict(candidate.name, incumbent.name, passed, reasons, losses, checks, sense, people)
 
 
 def samples(candidate: Measured, incumbent: Measured) -> str:
@@ -198,14 +229,10 @@ def _named(sets: EvalSets) -> dict[str, list[Row]]:
 
 def _to_score(subject: Subject, row: Row) -> tuple[list[int], int]:
     """The row as served, and where its own reply begins."""
-    message = row.triple.message
-    near = subject.nearest(message, row.history)
     try:
-        prompt = subject.builder.build(message, row.history, near, reply=row.triple.output)
+        return to_score(subject, row.triple.message, row.history, row.triple.output)
     except PromptTooLong as error:
         raise DatasetError(f"{row.key}: {error}") from error
-    own = replies(prompt.labels)[-1]
-    return prompt.ids[: own[-1] + 1], own[0]
 
 
 def _difference(

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
@@ -39,6 +40,8 @@ from persona.tokenizer import ChatTokenizer
 from persona.weights import EMBEDDED, Base, NoSource, Weights
 from trainer.config import Settings
 from trainer.gate import Measured, Verdict, compare, measure, samples
+from trainer.judged import Judged, read_judged
+from trainer.judgements import sheet
 from trainer.lint import read_rules
 from trainer.model import adapt, example_losses, load_merged, pack_tokens
 from trainer.packing import Example
@@ -68,10 +71,14 @@ class Dataset:
         """The authored rows alone."""
         return self.of([row for row in self.rows if row.triple.meta is None])
 
-    def mixed(self, collected: Sequence[Row], share: float) -> Dataset:
-        """With the best of the collected rows, given best first, up to a share of all."""
+    def mixed(self, collected: Sequence[Row], share: float, conversations: int = 0) -> Dataset:
+        """With the best of the collected rows, given best first, up to a share of all.
+
+        Where authored rows make so many `conversations` at the most, so many are all of them.
+        """
         authored = self.bare().rows
-        most = len(collected) if share >= 1 else int(share / (1 - share) * len(authored))
+        learned = min(len(authored), conversations or len(authored))
+        most = len(collected) if share >= 1 else int(share / (1 - share) * learned)
         # In the order of their turns, so that the same ones make the same run.
         chosen = sorted(collected[:most], key=lambda row: int((row.triple.meta or {})["turn"]))
         return self.of([*authored, *chosen])
@@ -80,15 +87,17 @@ class Dataset:
 def read_dataset(folder: Path, rich: bool = False) -> Dataset:
     """The authored rows of a folder, and the frozen sets in eval/.
 
-    Those in rich/ are learned where `rich` says so, else only shown. Without eval/talk.jsonl a
-    twentieth of the rows is held out for it. Raises TriplesError, DatasetError.
+    Those in rich/ that need no history are learned where `rich` says so; the others are only shown.
+    Without eval/talk.jsonl a twentieth of the rows is held out for it. Raises TriplesError,
+    DatasetError.
     """
     rows = read_rows(folder)
     shown = [
         Row(key, triple) for key, triple in read_dialogues(folder) if key.startswith(f"{RICH}/")
     ]
     if rich:
-        rows, shown = rows + shown, []
+        rows += [row for row in shown if not row.triple.history]
+        shown = [row for row in shown if row.triple.history]
     frozen: dict[str, list[Row]] = {"talk": [], "safety": [], "sycophancy": []}
     if (folder / "eval").is_dir():
         for row in read_rows(folder / "eval"):
@@ -134,12 +143,16 @@ def train(
     watch: Watch,
     say: Callable[[str], None],
     recheck: Callable[[Dataset], Dataset] = lambda dataset: dataset,
+    consider: Callable[[dict[str, Any]], None] = lambda facts: None,
 ) -> Run:
     """Trains an adapter, or goes on with one. Raises TrainingError, WeightsError, DatasetError.
 
-    `recheck` takes out, once all else is ready, what may not be learned any more.
+    `recheck` takes out, once all else is ready, what may not be learned any more. `consider` is
+    told the facts that the lineage will hold, and may refuse by raising.
     """
     recipe, training = settings.training.chosen(), settings.training
+    if training.threads:
+        torch.set_num_threads(training.threads)
     accelerator = Accelerator()
     base = training_base(settings, weights, say)
     card = read_persona_card(settings.persona.folder)
@@ -155,11 +168,17 @@ def train(
         "seed": training.seed,
     }
     facts = json.loads(json.dumps(facts))  # as they will be read back
+    consider(facts)
     preprocessor = preprocessor_for(settings, folder, dataset.rows, recipe.exemplars, dataset.shown)
     epochs = [
-        preprocessor.epoch(training.seed * 1000 + number, recipe.bare, recipe.agreeing)[
-            : recipe.conversations or None
-        ]
+        preprocessor.epoch(
+            training.seed * 1000 + number,
+            recipe.bare,
+            recipe.agreeing,
+            recipe.kinship,
+            recipe.continuing,
+            recipe.conversations,
+        )
         for number in range(recipe.epochs)
     ]
     held = preprocessor.evaluation(dataset.sets.talk)
@@ -256,19 +275,33 @@ async def gate(
 ) -> tuple[Verdict, str]:
     """Holds a run's best adapter against what is served; the verdict and the sample sheet.
 
-    Raises EngineError, WeightsError, CheckpointError, RegistryError, DatasetError.
+    Raises EngineError, WeightsError, CheckpointError, RegistryError, DatasetError, StoreError,
+    StoreUnavailable.
     """
     if engine_name(settings.model) == "echo":
         raise EngineError('[model] engine = "echo" has no weights that could be judged')
     base = run.facts["base"]
     candidate = Served(run.folder.name, base["name"], run.best, base["sha256"])
-    ours = await _measured(settings, dataset, weights, candidate, report)
-    theirs = await _measured(settings, dataset, weights, incumbent(settings), report)
-    return compare(ours, theirs), samples(ours, theirs)
+    dataset = dataset.bare()  # no correction among the exemplars that it is judged with
+    judged = await read_judged(settings)
+    ours = await _measured(settings, dataset, judged, weights, candidate, report)
+    theirs = await _measured(settings, dataset, judged, weights, incumbent(settings), report)
+    # Asked again: what was withdrawn or erased meanwhile is neither counted nor shown.
+    still = await read_judged(settings, [turn.turn_id for turn in judged]) if judged else []
+    judged = [turn for turn in judged if turn in still]
+    ours, theirs = ours.of(judged), theirs.of(judged)
+    verdict = compare(ours, theirs)
+    people = sheet(judged, ours.answers, theirs.answers, verdict.people)
+    return verdict, f"{samples(ours, theirs)}\n{people}"
 
 
 async def _measured(
-    settings: Settings, dataset: Dataset, weights: Weights, served: Served, report: Report
+    settings: Settings,
+    dataset: Dataset,
+    judged: Sequence[Judged],
+    weights: Weights,
+    served: Served,
+    report: Report,
 ) -> Measured:
     engine, tokenizer = await load_engine(served, settings.model, weights, report)
     try:
@@ -291,7 +324,7 @@ async def _measured(
                 reply for row in (*dataset.rows, *dataset.shown) for reply in row.triple.replies
             ),
         )
-        return await measure(subject, dataset.sets, report)
+        return await measure(subject, dataset.sets, report, judged)
     finally:
         await engine.close()
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -177,17 +175,6 @@ def precision(device: torch.device) -> torch.dtype:
         has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         return torch.bfloat16 if has else torch.float32
     return torch.float32
-
-
-def give_back() -> None:
-    """Returns freed memory to the system, where the C library keeps it.
-
-    Packs differ in size, so that glibc's heap frays: over some hundred of them it grows by half.
-    """
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-        if trim is not None:
-            trim(0)
 
 
 def pack_tokens(device: torch.device, dtype: torch.dtype | None = None) -> int:

@@ -98,33 +98,63 @@ class Preprocessor:
         self._index = ExemplarIndex(alone)
         self._by_reply = ExemplarIndex([Exchange(e.reply, e.reply, e.key) for e in alone])
         self._near: dict[str, list[Exchange]] = {}
-        self._kin: dict[str, Exchange | None] = {}
+        self._kin: dict[str, tuple[Exchange | None, float]] = {}
 
-    def epoch(self, seed: int, bare: float = 0.0, agreeing: float = 0.0) -> list[Example]:
+    def epoch(
+        self,
+        seed: int,
+        bare: float = 0.0,
+        agreeing: float = 0.0,
+        kinship: float = 0.0,
+        continuing: float = 0.0,
+        conversations: int = 0,
+    ) -> list[Example]:
         """Conversations in which the reply of every row is learned once, in a random order.
 
         A `bare` share of them has no exemplars; in an `agreeing` share of the others the nearest
-        exemplar is one whose reply leans the same way, where there is one. Raises DatasetError for
-        a row that is too long.
+        exemplar is one whose reply leans the same way, where there is one. `conversations`, above
+        0, is the most that authored rows make: a `continuing` share of rows with a history, else
+        rows that have `kinship` with another, and others where these are too few. Raises
+        DatasetError for a row that is too long.
         """
         draw = random.Random(seed)  # noqa: S311 - an order, no secret
         rows = list(self._rows.values())
         draw.shuffle(rows)
-        # Rows with a history are no exemplars: they stand at an end, and go first, so that what
-        # they take along needs no conversation of its own.
-        rows.sort(key=lambda row: not row.triple.history)
+        with_history = [row for row in rows if row.triple.history and row.triple.meta is None]
+        alone = [row for row in rows if not row.triple.history and row.triple.meta is None]
+        collected = [row for row in rows if row.triple.meta is not None]
         learned = set(self._shown)
-        made = []
-        for row in rows:
-            if row.key in learned:
-                continue
-            near = [] if draw.random() < bare else self._nearest(row)
-            if near and draw.random() < agreeing:
-                near = self._with_kin(row, near)
-            made.append(self._learn(row, near, learned))
-            learned.update(made[-1].rows)
-        draw.shuffle(made)
-        return made
+
+        def learn(chosen: Sequence[Row], most: int) -> list[Example]:
+            # What is not learned now is an exemplar, and no more.
+            given = learned | (self._rows.keys() - {row.key for row in chosen})
+            made: list[Example] = []
+            for row in chosen:
+                if row.key in given:
+                    continue
+                near = [] if draw.random() < bare else self._nearest(row)
+                if near and draw.random() < agreeing:
+                    near = self._with_kin(row, near)
+                made.append(self._learn(row, near, given))
+                given.update(made[-1].rows)
+            draw.shuffle(made)
+            learned.update(key for one in made[:most] for key in one.rows)
+            return made[:most]
+
+        epoch = learn(collected, len(collected))
+        if not conversations:
+            # Rows with a history are no exemplars: they stand at an end, and go first, so that
+            # what they take along needs no conversation of its own.
+            epoch += learn([*with_history, *alone], len(rows))
+        else:
+            kindred = [row for row in alone if self._kin_of(row)[1] >= kinship]
+            authored = learn(with_history, round(continuing * conversations))
+            authored += learn(kindred, conversations - len(authored))
+            if left := conversations - len(authored):
+                authored += learn([*with_history, *alone], left)
+            epoch += authored
+        draw.shuffle(epoch)
+        return epoch
 
     def evaluation(self, rows: Sequence[Row]) -> list[Example]:
         """A conversation for each row, of which its own reply alone is learned."""
@@ -141,10 +171,9 @@ class Preprocessor:
             )
         return self._near[row.key]
 
-    def _with_kin(self, row: Row, near: Sequence[Exchange]) -> list[Exchange]:
-        """The exemplars, the last one being the one whose reply is nearest to the row's own."""
+    def _kin_of(self, row: Row) -> tuple[Exchange | None, float]:
+        """The exchange whose reply is nearest to the row's own without saying the same."""
         if row.key not in self._kin:
-            own = trigrams(row.triple.output)
             found = self._by_reply.nearest(
                 row.triple.output,
                 1,
@@ -152,16 +181,16 @@ class Preprocessor:
                 without=[row.key],
                 apart_from=row.triple.output,
             )
-            self._kin[row.key] = next(
-                (
-                    (self._rows.get(e.key) or self._shown[e.key]).exchange
-                    for e in found
-                    if similarity(own, trigrams(e.reply)) >= KIN
-                ),
-                None,
-            )
-        kin = self._kin[row.key]
-        if kin is None:
+            kin = [(self._rows.get(e.key) or self._shown[e.key]).exchange for e in found]
+            own = trigrams(row.triple.output)
+            pairs = [(e, similarity(own, trigrams(e.reply))) for e in kin]
+            self._kin[row.key] = pairs[0] if pairs else (None, 0.0)
+        return self._kin[row.key]
+
+    def _with_kin(self, row: Row, near: Sequence[Exchange]) -> list[Exchange]:
+        """The exemplars, the last one being the one whose reply is nearest to the row's own."""
+        kin, nearness = self._kin_of(row)
+        if kin is None or nearness < KIN:
             return list(near)
         others = [e for e in near if e.key != kin.key]
         return [*others[-(self._exemplars - 1) :], kin] if self._exemplars > 1 else [kin]
@@ -180,11 +209,9 @@ class Preprocessor:
         known = frozenset(e.key for e in near if e.key in learned)
         prompt = self._build(row, near, known)
         fresh = [key for key in prompt.exemplars if key not in known]
-        labels = tuple(prompt.labels)
-        if row.triple.meta is not None:
-            # What was said earlier in a collected conversation was rated by nobody.
-            own = replies(labels)
-            labels = _only(labels, [*own[: len(fresh)], own[-1]])
+        # What was said earlier is no answer to exemplars, and of a collected conversation nobody
+        # has rated it.
+        labels = _only(prompt.labels, replies(prompt.labels)[-len(fresh) - 1 :])
         return Example(tuple(prompt.ids), labels, (*fresh, row.key))
 
     def _as_served(self, row: Row) -> Example:

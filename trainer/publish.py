@@ -107,7 +107,8 @@ def model_card(lineage: dict[str, Any], verdict: Verdict | None) -> str:
         f"hash `{dataset['hash'][:12]}`; {len(dataset['turns'])} of them from rated conversations",
         f"- recipe: rank {recipe['rank']}, alpha {recipe['alpha']}, dropout {recipe['dropout']}, "
         f"rate {recipe['rate']:g}, {recipe['epochs']} epochs at the most, "
-        f"{recipe['batch']} conversations a step, {recipe['exemplars']} exemplars",
+        f"{recipe['conversations'] or 'all'} conversations an epoch, {recipe['batch']} a step, "
+        f"{recipe['exemplars']} exemplars",
         f"- seed {lineage['seed']}, code {lineage['code']}, parent {lineage['parent']}",
         "",
         "![loss](loss.png)",

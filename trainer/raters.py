@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from data.corrections import FAILED, Correction
 from data.learning import Person, Snapshot
@@ -15,11 +15,15 @@ _TRUST = 2
 """Judgements in agreement that somebody unknown is taken to have behind them."""
 
 
-def weigh(snapshot: Snapshot, corrections: Mapping[int, Iterable[Correction]]) -> Weights:
+def weigh(
+    snapshot: Snapshot,
+    corrections: Mapping[int, Iterable[Correction]],
+    doubted: Collection[Person] = (),
+) -> Weights:
     """Weights by agreement with the others who rated the same turns, and by failed corrections.
 
     Whoever is right half of the time counts whole; nobody knows taste. Below that the weight falls:
-    of ten votes, all against the others', a third is left.
+    of ten votes, all against the others', a third is left. Who is `doubted` counts for nothing.
     """
     right: Counter[Person] = Counter()
     wrong: Counter[Person] = Counter()
@@ -37,6 +41,8 @@ def weigh(snapshot: Snapshot, corrections: Mapping[int, Iterable[Correction]]) -
                 wrong[correction.person] += 1
 
     def weight(person: Person) -> float:
+        if person in doubted:
+            return 0.0
         agreed = right[person] + _TRUST
         return min(1.0, 2 * agreed / (agreed + wrong[person]))
 

@@ -33,11 +33,14 @@ def is_main() -> bool:
 
 @contextmanager
 def only_trainer(runs: Path) -> Iterator[None]:
-    """Keeps a second trainer out; the processes of one count as one. Raises TrainingError."""
+    """Keeps a second trainer out; the processes of one count as one, and so do steps within steps.
+
+    The system gives the lock back when its holder dies, however that comes. Raises TrainingError.
+    """
     if not is_main():
         yield
         return
-    lock = FileLock(runs / ".lock", timeout=0)
+    lock = FileLock(runs / ".lock", timeout=0, is_singleton=True)
     try:
         runs.mkdir(parents=True, exist_ok=True)
         lock.acquire()

@@ -18,11 +18,13 @@ from persona.exemplars import SAME, ExemplarIndex, similarity, trigrams
 from persona.guard import Alarm
 from persona.prompt import Exchange, PromptBuilder
 from persona.sense import Sense
-from trainer.preprocess import Row
+from trainer.preprocess import Row, replies
 
 Scorer = Callable[[Sequence[tuple[Sequence[int], int]]], Awaitable[list[list[float]]]]
 """For each (ids, first): log p of each of ids[first:]."""
 
+AT_ONCE = 16
+"""Replies spoken at once: what the cache of [model] holds without giving one up."""
 _SAMPLES = 60
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _LETTERS = re.compile(r"[^\W\d_]")
@@ -120,6 +122,19 @@ async def speak(
     if subject.sense and _CHINESE.search(text):
         sense = subject.sense.share(text, message)
     return Spoken(kind, message, text.strip(), tuple(faults), sense)
+
+
+def to_score(
+    subject: Subject, message: str, history: Sequence[Exchange], reply: str
+) -> tuple[list[int], int]:
+    """The ids of an exchange as it would be served, and where its reply begins.
+
+    Raises PromptTooLong.
+    """
+    near = subject.nearest(message, history)
+    prompt = subject.builder.build(message, history, near, reply=reply)
+    own = replies(prompt.labels)[-1]
+    return prompt.ids[: own[-1] + 1], own[0]
 
 
 def _faults(

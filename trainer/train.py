@@ -19,8 +19,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from persona.memory import give_back
 from trainer.config import Recipe
-from trainer.model import Adapted, example_losses, give_back, pack_losses
+from trainer.model import Adapted, example_losses, pack_losses
 from trainer.packing import Example, Pack, fill
 
 
@@ -207,7 +208,7 @@ class Trainer:
         norm = self.optimizer.step(rate, lambda t: _reduced(accelerator, t))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(self._not_a_number(f"at step {progress.step + 1}"))
-        give_back()
+        give_back()  # packs differ in size: over some hundred of them glibc's heap grows by half
         progress.step += 1
         seconds = time.monotonic() - started
         progress.seconds += seconds

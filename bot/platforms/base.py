@@ -69,17 +69,28 @@ Choices = tuple[tuple[Choice, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
+class File:
+    """A file for one person. `instead` is what is said where it cannot be sent."""
+
+    name: str
+    content: bytes
+    instead: str
+
+
+@dataclass(frozen=True, slots=True)
 class Said:
     """Something to show. `hers` is whether she speaks; otherwise it is the program.
 
     `choices` stand under it where the platform has buttons; of an answer in place, they replace
     those under the message that was pressed, and None leaves them. `growing`: more is to come.
+    `file` follows it, where nobody but the person sees the answer.
     """
 
     text: str
     hers: bool = True
     choices: Choices | None = None
     growing: bool = False
+    file: File | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +124,7 @@ class Platform(Protocol):
     """Sends, edits, types and states its limits. Each of its calls may raise SendError.
 
     `strip` takes the buttons from under a message; `draft` shows a reply while it grows and is
-    asked for only where the limits say so.
+    asked for only where the limits say so; `hand_over` gives a file to the person who asked for it.
     """
 
     name: str
@@ -134,6 +145,8 @@ class Platform(Protocol):
     async def strip(self, to: Incoming, message_id: str) -> None: ...
 
     async def typing(self, to: Incoming) -> None: ...
+
+    async def hand_over(self, to: Incoming, file: File) -> None: ...
 
 
 class Waiting(Protocol):

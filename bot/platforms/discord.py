@@ -13,13 +13,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
+from collections import deque
 from functools import partial
 
-import aiohttp
 import discord
 
 from bot.platforms.base import (
     STOPPED,
+    File,
     Handler,
     Inbox,
     Incoming,
@@ -31,7 +33,7 @@ from bot.platforms.base import (
     SendError,
 )
 from bot.platforms.discord_admin import Administration
-from bot.platforms.discord_calls import PLATFORM, Application, call, ended, sign_in
+from bot.platforms.discord_calls import ACKNOWLEDGED, PLATFORM, Refused, call, ended, sign_in
 from bot.platforms.discord_client import Client
 from bot.platforms.discord_commands import make_tree, sync
 from bot.platforms.discord_interactions import How, Pending, form, press_of
@@ -47,7 +49,13 @@ _COMMANDS = "commands"
 """The note of the commands that Discord was told."""
 _AT_ANY_RATE = ("/feedback", "/privacy")
 """What counts though it was pressed too long ago to be answered."""
-_LONGEST_PAUSE = 30.0
+_LONGEST_PAUSE = 120.0
+"""Seconds between two sessions that fail: Discord allows a bot a thousand a day."""
+_STEADY = 600.0
+"""Seconds after which a session counts as having held."""
+_TAKEN = 1000
+_TRIED_AGAIN = 1.0
+"""Seconds that the library waits, at the least, before it repeats a call."""
 
 
 class DiscordPlatform:
@@ -73,14 +81,44 @@ class DiscordPlatform:
         self._servers = Servers(notes)
         self._told = False
         self._receiver: Receiver | None = None
+        self._taken: deque[int] = deque(maxlen=_TAKEN)
 
     async def run(self, handle: Handler) -> None:
-        who = await sign_in(self._token, self._settings.proxy, self._notice)
-        async with self.make_client(handle, hears=who.hears) as client:
+        hears, pause = True, 1.0
+        while True:
+            began = time.monotonic()
             try:
-                await self._stay_connected(client, who)
+                who = await sign_in(self._token, self._settings.proxy, self._notice)
+                hears = hears and who.hears
+                await self._connect(handle, hears)
+                why = "Discord closed the connection"
+            except PlatformError:
+                raise
+            except discord.PrivilegedIntentsRequired as error:
+                if not hears:
+                    raise ended(error) or error from None
+                hears, self._told = False, False  # the line at the start says what is off
+                why = "Discord withdrew the Message Content Intent"
+            except Exception as error:
+                if final := ended(error):
+                    raise final from None
+                # What nobody foresaw ends the library, and must not end the bot.
+                log.exception("the connection to Discord broke")
+                why = f"The connection to Discord broke ({type(error).__name__})"
+            self._notice(f"{why}; trying again")
+            pause = 1.0 if time.monotonic() > began + _STEADY else pause
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _connect(self, handle: Handler, hears: bool) -> None:
+        """One client, until the library gives it up: it reconnects and resumes by itself."""
+        async with self.make_client(handle, hears=hears) as client:
+            try:
+                await client.login(self._token)
+                await client.connect()
             finally:
-                await self.end()
+                # Nothing can be sent once the library has ended: the next client does the rest.
+                await self.end(cut=client.is_closed())
 
     def make_client(self, handle: Handler, *, hears: bool) -> Client:
         """The library's client, all set up and not signed in."""
@@ -94,27 +132,10 @@ class DiscordPlatform:
         self._client.tree = make_tree(self._client, self._command, self._admin, self._lang)
         return self._client
 
-    async def _stay_connected(self, client: Client, who: Application) -> None:
-        """Raises PlatformError where the connection will not come back."""
-        pause = 1.0
-        while True:
-            try:
-                if client.user is None or self._receiver is None:
-                    await client.login(self._token)
-                await client.connect()
-                raise PlatformError("Discord closed the connection")
-            except (OSError, aiohttp.ClientError, discord.DiscordException) as error:
-                if final := ended(error):
-                    raise final from None
-                self._notice(f"{who.name} has no connection to Discord; trying again")
-                log.warning("no connection to Discord: %s", error)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-
-    async def end(self) -> None:
-        """Lets the replies under way come to their end."""
+    async def end(self, *, cut: bool = False) -> None:
+        """Lets the replies under way come to their end; `cut` leaves them to the next session."""
         if self._receiver:
-            await self._receiver.end()
+            await self._receiver.end(0.0 if cut else self._settings.drain)
 
     @property
     def _me(self) -> discord.ClientUser:
@@ -143,7 +164,10 @@ class DiscordPlatform:
         except Exception as error:  # she talks without them too
             log.warning("the commands could not be set: %s", error)
 
-    async def ready(self, guilds: list[discord.Guild], *, private: bool) -> None:
+    def connected(self, shard_id: int) -> None:
+        self._of_receiver.connected(shard_id)
+
+    async def ready(self, shard_id: int, guilds: list[discord.Guild], *, private: bool) -> None:
         if not self._told:
             self._told = True
             deaf = (
@@ -152,7 +176,7 @@ class DiscordPlatform:
                 "developer portal, under Bot"
             )
             self._notice(f"{self._me} is on Discord{'' if self._hears else deaf}")
-        await self._of_receiver.catch_up(guilds, private=private)
+        await self._of_receiver.catch_up(shard_id, guilds, private=private)
 
     @property
     def _of_receiver(self) -> Receiver:
@@ -200,17 +224,27 @@ class DiscordPlatform:
         pressed: bool = False,
     ) -> None:
         """Acknowledges at once, and has it dealt with."""
+        if interaction.id in self._taken:  # a session that was resumed may repeat it
+            return
+        self._taken.append(interaction.id)
         incoming = self._reader.interaction(
             interaction, text, alone=alone, about=about, pressed=pressed
         )
         pending = Pending(interaction, how, alone=alone)
+        began = time.monotonic()
         try:
             await pending.acknowledge()
+            waits = True
         except SendError as error:
-            log.info("%s could not be acknowledged: %s", text.split(None, 1)[0], error)
-            if not text.startswith(_AT_ANY_RATE):
-                return
-        else:
+            # Acknowledged already: by herself, where the library had to try again because
+            # Discord's answer was lost; else by somebody else, who answers it too.
+            own = time.monotonic() - began >= _TRIED_AGAIN
+            waits = own and isinstance(error, Refused) and error.code == ACKNOWLEDGED
+            if not waits:
+                log.info("%s could not be acknowledged: %s", text.split(None, 1)[0], error)
+                if not text.startswith(_AT_ANY_RATE):
+                    return
+        if waits:
             self._sender.expect(incoming, pending)
         self._of_receiver.talk(incoming)
 
@@ -243,3 +277,6 @@ class DiscordPlatform:
 
     async def typing(self, to: Incoming) -> None:
         await self._sender.typing(to)
+
+    async def hand_over(self, to: Incoming, file: File) -> None:
+        await self._sender.hand_over(to, file)

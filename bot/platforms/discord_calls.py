@@ -36,9 +36,13 @@ _MUTE = frozenset((10003, 50001, 50007, 50013, 50278, 160005, 340015))
 permission, no server in common, a locked thread, a server that is being left."""
 UNANSWERABLE = 160002
 """Where she may not read what was said, she may not answer it as a reply either."""
+ACKNOWLEDGED = 40060
+"""The refusal of what was acknowledged already."""
 _LOST = (OSError, TimeoutError, aiohttp.ClientError)
 _INVALID = 4004
 """How the gateway closes where the token is not, or no longer, valid."""
+_FOR_GOOD = (_INVALID, 4012, 4013)
+"""How it closes where coming back changes nothing."""
 
 
 class Refused(SendError):
@@ -130,7 +134,7 @@ def ended(error: Exception) -> PlatformError | None:
         )
     if isinstance(error, discord.LoginFailure):
         return refused()
-    if isinstance(error, discord.ConnectionClosed):
+    if isinstance(error, discord.ConnectionClosed) and error.code in _FOR_GOOD:
         if error.code == _INVALID:
             return refused()
         return PlatformError(f"Discord closed the connection for good (code {error.code})")
@@ -151,9 +155,13 @@ async def call(
         except _LOST as error:
             why: Exception = error
         except discord.HTTPException as error:
-            if error.status != 429 and error.status < 500:
+            if error.status != 429 and error.status < 500 and not _is_signed_out(error):
                 raise (_unreachable(error) or Refused(error)) from None
             why = error
+        except RuntimeError as error:
+            if "closed" not in str(error):
+                raise
+            why = error  # the library has ended, and the next session does it
         except discord.DiscordException as error:  # answered already, for one
             raise SendError(str(error)) from None
         if once:
@@ -161,6 +169,11 @@ async def call(
         log.warning("Discord cannot be reached: %s; again in %.0f s", _plain(why), pause)
         await asyncio.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def _is_signed_out(error: discord.HTTPException) -> bool:
+    """Whether the token is void: what is being said waits for the next start, with another."""
+    return error.status == 401 and error.code == 0
 
 
 def _unreachable(error: discord.HTTPException) -> Unreachable | None:

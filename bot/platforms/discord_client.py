@@ -17,8 +17,11 @@ class Events(Protocol):
     async def begin(self) -> None:
         """Signed in, and not connected yet."""
 
-    async def ready(self, guilds: list[discord.Guild], *, private: bool) -> None:
-        """A new session: whatever came since the last one has to be looked for."""
+    def connected(self, shard_id: int) -> None:
+        """A new session: what comes from here on must not hide what was missed before it."""
+
+    async def ready(self, shard_id: int, guilds: list[discord.Guild], *, private: bool) -> None:
+        """All is known of these servers: whatever came while nobody heard has to be looked for."""
 
     def message(self, message: discord.Message) -> None: ...
 
@@ -56,14 +59,18 @@ class Client(discord.AutoShardedClient):
     async def setup_hook(self) -> None:
         await self._events.begin()
 
+    async def on_shard_connect(self, shard_id: int) -> None:
+        self._ready_shards.discard(shard_id)
+        self._events.connected(shard_id)
+
     async def on_shard_ready(self, shard_id: int) -> None:
         self._ready_shards.add(shard_id)
         guilds = [guild for guild in self.guilds if guild.shard_id == shard_id]
-        await self._events.ready(guilds, private=shard_id == 0)
+        await self._events.ready(shard_id, guilds, private=shard_id == 0)
 
     async def on_guild_available(self, guild: discord.Guild) -> None:
         if guild.shard_id in self._ready_shards:  # back after an outage
-            await self._events.ready([guild], private=False)
+            await self._events.ready(guild.shard_id, [guild], private=False)
 
     async def on_message(self, message: discord.Message) -> None:
         self._events.message(message)

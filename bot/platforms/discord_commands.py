@@ -20,6 +20,8 @@ _LANGS = {
     discord.Locale.british_english: "en",
 }
 
+_RATINGS = ("good", "bad", "none", "list")
+
 Run = Callable[..., Awaitable[None]]
 """Given an interaction, what it is as good as saying, and whether the person alone is answered."""
 
@@ -93,7 +95,7 @@ def make_tree(
         rating=word("slash_feedback_rating"), better=word("slash_feedback_better")
     )
     @app_commands.choices(
-        rating=[Choice(name=word(f"choice_{name}"), value=name) for name in ("good", "bad", "none")]
+        rating=[Choice(name=word(f"choice_{name}"), value=name) for name in _RATINGS]
     )
     async def feedback(
         interaction: discord.Interaction, rating: str | None = None, better: str | None = None

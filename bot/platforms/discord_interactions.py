@@ -9,17 +9,22 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
 from typing import Any, Literal
 
 import discord
 
-from bot.platforms.base import Choices, Said
+from bot.platforms.base import Choices, File, Said, SendError, utf16
 from bot.platforms.discord_calls import call
 from bot.texts import say
 
 NO_MENTIONS = discord.AllowedMentions.none()
+LENGTH = 2000
+"""Of a message, in UTF-16 units."""
 _BUTTON = re.compile(r"daiyu:(\d*):(/.{1,64})", re.DOTALL)
 _FORM = re.compile(r"daiyu-form:(\d+)")
+_LINK = re.compile(r"(?<!<)https?://[^\s<>]+")
 _LONGEST_WORDING = 300
 _BETTER = "/feedback"
 """The action of the button that asks for a better wording: on Discord a form does."""
@@ -86,6 +91,10 @@ def form(about: str, lang: str) -> discord.ui.Modal:
     return modal
 
 
+def as_attachment(file: File) -> discord.File:
+    return discord.File(BytesIO(file.content), filename=file.name)
+
+
 class Pending:
     """An interaction that was acknowledged and waits for its answer.
 
@@ -114,15 +123,16 @@ class Pending:
         return message_id in self._shown
 
     async def send(self, said: Said) -> str:
-        if self._how == "replace":
+        if self._how == "replace" or (self._how == "answer" and not self._shown):
+            # It completes what is being waited for, and may safely be said twice.
             message = await call(
                 self._interaction.edit_original_response,
-                content=said.text,
+                content=_without_embeds(said.text),
                 view=buttons(said.choices),
                 allowed_mentions=NO_MENTIONS,
             )
         else:
-            # The first completes what is being waited for. Without a nonce, it is not sent again.
+            # There is no nonce for these: it is not sent again.
             view = buttons(said.choices)
             message = await call(
                 self._interaction.followup.send,
@@ -142,12 +152,25 @@ class Pending:
             self._interaction.followup.edit_message,
             once=said.growing,
             message_id=int(message_id),
-            content=said.text,
+            content=_without_embeds(said.text),
             view=buttons(said.choices),
             allowed_mentions=NO_MENTIONS,
         )
+
+    async def hand_over(self, file: File) -> None:
+        """Gives a file to the person alone. Raises SendError."""
+        if not self._alone:
+            raise SendError("others would see it")
+        sent = partial(self._interaction.followup.send, file=as_attachment(file), ephemeral=True)
+        await call(sent, once=True)
 
     async def end(self) -> None:
         """Where nothing was said to it, it stops waiting."""
         if self._how == "answer" and not self._shown:
             await call(self._interaction.delete_original_response, once=True)
+
+
+def _without_embeds(text: str) -> str:
+    """What waits for its answer takes no flag against embeds: a link in brackets has none."""
+    bare = _LINK.sub(r"<\g<0>>", text)
+    return bare if utf16(bare) <= LENGTH else text

@@ -18,7 +18,7 @@ from functools import partial
 import discord
 
 from bot.platforms.base import STOPPED, Handler, Inbox, Incoming, Notes
-from bot.platforms.discord_calls import PLATFORM
+from bot.platforms.discord_calls import PLATFORM, call
 from bot.platforms.discord_reading import Reader
 from bot.platforms.lanes import Lanes, note_done
 from bot.platforms.settings import DiscordSettings
@@ -32,6 +32,8 @@ _MARKING_SECONDS = 10.0
 _LATE = 200
 """Messages of a channel, and private chats, that are looked at for what was missed."""
 _GONE = 1000
+_READING_AT_ONCE = 4
+"""Channels whose history is read at the same time."""
 
 
 class Receiver:
@@ -58,6 +60,10 @@ class Receiver:
         self._seen: dict[str, int] = {}
         self._unmarked: dict[str, int] = {}
         self._marked_at = time.monotonic()
+        self._seen_before: dict[int, dict[str, int]] = {}
+        """Of each shard whose session has just begun, what had been seen before it."""
+        self._behind = 0
+        self._catching_up: set[asyncio.Task[None]] = set()
         self._since = 0
         self._running: dict[str, asyncio.Task[None]] = {}
         self._gone: deque[str] = deque(maxlen=_GONE)
@@ -82,9 +88,11 @@ class Receiver:
             else:
                 self._talk(incoming, waiting.update_id)
 
-    async def end(self) -> None:
+    async def end(self, seconds: float) -> None:
         """Lets what is being done come to its end, and leaves the rest to the next start."""
-        await self._lanes.drain(self._settings.drain)
+        for task in self._catching_up:
+            task.cancel()
+        await self._lanes.drain(seconds)
         await self._mark(now=True)
 
     # What arrives.
@@ -198,32 +206,62 @@ class Receiver:
 
     # What arrived while she was away.
 
-    async def catch_up(self, guilds: Iterable[discord.Guild], *, private: bool) -> None:
+    def connected(self, shard_id: int) -> None:
+        """A session begins: its messages may arrive before what was missed was looked for."""
+        self._seen_before.setdefault(shard_id, dict(self._seen))
+
+    async def catch_up(
+        self, shard_id: int, guilds: Iterable[discord.Guild], *, private: bool
+    ) -> None:
         """Reads on in every channel from the message last seen in it, as far as it is recent."""
+        seen = self._seen_before.pop(shard_id, dict(self._seen))
+        places = self._places(seen, guilds, private=private)
+        task = asyncio.ensure_future(self._read_all(places))
+        self._catching_up.add(task)
+        task.add_done_callback(self._catching_up.discard)
+        await task
+
+    def _places(
+        self, seen: Mapping[str, int], guilds: Iterable[discord.Guild], *, private: bool
+    ) -> list[tuple[discord.abc.Messageable, int]]:
+        """Where something may have been missed, and after which message."""
         oldest = discord.utils.utcnow().timestamp() - self._settings.drop_older_than
         since = max(self._since, int(oldest * 1000 - discord.utils.DISCORD_EPOCH) << 22)
-        places = [place for guild in guilds for place in _readable(guild)]
-        for channel in places:
-            after = max(since, self._seen.get(f"{_SEEN}{channel.id}", 0))
+        places: list[tuple[discord.abc.Messageable, int]] = []
+        for channel in (place for guild in guilds for place in _readable(guild)):
+            after = max(since, seen.get(f"{_SEEN}{channel.id}", 0))
             if (channel.last_message_id or 0) > after:
-                await self._read_on(channel, after)
+                places.append((channel, after))
         if private:
-            known = [name for name in self._seen if name.startswith(_SEEN_PRIVATE)]
-            for name in sorted(known, key=self._seen.__getitem__)[-_LATE:]:
+            known = [name for name in seen if name.startswith(_SEEN_PRIVATE)]
+            for name in sorted(known, key=seen.__getitem__)[-_LATE:]:
                 chat_id = int(name.removeprefix(_SEEN_PRIVATE))
                 chat = self._client.get_partial_messageable(chat_id)
-                await self._read_on(chat, max(since, self._seen[name]))
+                places.append((chat, max(since, seen[name])))
+        return places
+
+    async def _read_all(self, places: Iterable[tuple[discord.abc.Messageable, int]]) -> None:
+        room = asyncio.Semaphore(_READING_AT_ONCE)
+
+        async def read(channel: discord.abc.Messageable, after: int) -> None:
+            async with room:
+                await self._read_on(channel, after)
+
+        # Where this is cut off, it stays behind: the next start reads on from what was kept.
+        self._behind += 1
+        await asyncio.gather(*(read(*place) for place in places))
+        self._behind -= 1
 
     async def _read_on(self, channel: discord.abc.Messageable, after: int) -> None:
         try:
-            late = await _history(channel, after)
-        except (discord.DiscordException, OSError) as error:
-            log.warning("what was missed could not be read: %s", error)
+            late = await call(partial(_history, channel, after))
+        except Exception as error:  # one channel must not hide what was missed in others
+            log.warning("what was missed could not be read: %r", error)
             return
         if late:
             log.info("%d messages had been missed in a channel", len(late))
         for message in late:
-            self.message(message)
+            await self._take(message)
 
     def _note_seen(self, name: str, message_id: int) -> None:
         if message_id > self._seen.get(name, 0):
@@ -232,6 +270,8 @@ class Receiver:
     async def _mark(self, *, now: bool = False) -> None:
         """Keeps how far was read, now and then: what is read twice is still answered once."""
         if not self._unmarked or not (now or self._is_time_to_mark()):
+            return
+        if self._behind or self._seen_before:  # what is new stands beyond what is not read yet
             return
         self._marked_at = time.monotonic()
         written, self._unmarked = self._unmarked, {}

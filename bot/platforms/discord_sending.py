@@ -11,13 +11,18 @@ from typing import Any
 
 import discord
 
-from bot.platforms.base import Incoming, Limits, Said, SendError, utf16
+from bot.platforms.base import File, Incoming, Limits, Said, SendError, utf16
 from bot.platforms.discord_calls import UNANSWERABLE, Refused, call
-from bot.platforms.discord_interactions import NO_MENTIONS, Pending, buttons
+from bot.platforms.discord_interactions import (
+    LENGTH,
+    NO_MENTIONS,
+    Pending,
+    as_attachment,
+    buttons,
+)
 from bot.platforms.discord_servers import Servers
 from bot.platforms.settings import DiscordSettings
 
-_LENGTH = 2000
 _TYPING = 8.0
 """Seconds between two signs of typing, each of which stands for ten."""
 _NOTED = "✍️"
@@ -56,12 +61,12 @@ class Sender:
 
     def limits(self, to: Incoming) -> Limits:
         if to.alone or (to.in_place and not to.text.startswith("/retry")):
-            return Limits(_LENGTH, edit_interval=None, measure=utf16)
+            return Limits(LENGTH, edit_interval=None, measure=utf16)
         settings = self._settings
         interval = settings.group_edit_interval if to.is_group else settings.edit_interval
         # Until a command is answered, Discord shows that it is thought about.
         typing = None if to.message_id in self._pending and not to.in_place else _TYPING
-        return Limits(_LENGTH, interval, typing, measure=utf16)
+        return Limits(LENGTH, interval, typing, measure=utf16)
 
     async def send(self, to: Incoming, said: Said) -> str:
         pending = self._pending.get(to.message_id or "")
@@ -134,6 +139,16 @@ class Sender:
 
     async def strip(self, to: Incoming, message_id: str) -> None:
         await call(self._message(to, message_id).edit, once=True, view=None)
+
+    async def hand_over(self, to: Incoming, file: File) -> None:
+        """Raises SendError; also where others would see it."""
+        if pending := self._pending.get(to.message_id or ""):
+            await pending.hand_over(file)
+            return
+        if to.is_group:
+            raise SendError("the person waits no longer, and nobody else is to see it")
+        attached = as_attachment(file)
+        await call(partial(self._channel(to).send, file=attached), once=True)
 
     async def typing(self, to: Incoming) -> None:
         await call(self._channel(to).typing, once=True)

@@ -20,14 +20,16 @@ from telegram import (
     BotCommandScopeAllPrivateChats,
     InlineKeyboardButton,
     InlineKeyboardMarkup,
+    InputFile,
     ReplyParameters,
     User,
 )
-from telegram.constants import MessageLimit
+from telegram.constants import FileSizeLimit, MessageLimit
 from telegram.error import BadRequest, InvalidToken, TelegramError
 
 from bot.platforms.base import (
     Choices,
+    File,
     Handler,
     Inbox,
     Incoming,
@@ -211,6 +213,12 @@ class TelegramPlatform:
 
     async def typing(self, to: Incoming) -> None:
         await self._call(self._bot.send_chat_action, growing=True, action="typing", **_place(to))
+
+    async def hand_over(self, to: Incoming, file: File) -> None:
+        if len(file.content) > FileSizeLimit.FILESIZE_UPLOAD:
+            raise SendError("it is larger than Telegram takes")
+        document = InputFile(file.content, filename=file.name)
+        await self._call(self._bot.send_document, document=document, **_place(to))
 
     async def _call(self, method: Any, **arguments: Any) -> Any:
         return await call(method, self._moved, **arguments)

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from bot.platforms.base import STOPPED, Handler, Incoming, Lang, Limits, Said
+from bot.platforms.base import STOPPED, File, Handler, Incoming, Lang, Limits, Said, SendError
 from bot.texts import say
 
 _CHAT = "terminal"
@@ -33,13 +33,16 @@ class TerminalPlatform:
 
     name = "terminal"
 
-    def __init__(self, her_name: str, lang: Lang, history: Path, console: Console | None = None):
+    def __init__(
+        self, her_name: str, lang: Lang, history: Path, files: Path, console: Console | None = None
+    ) -> None:
         self._console = console or Console(highlight=False)
         # Without a standard input, as under some supervisors, it reads an empty pipe.
         self._interactive = bool(sys.stdin and sys.stdin.isatty() and self._console.is_terminal)
         self._her_name = her_name
         self._lang = lang
         self._history = history
+        self._files = files
         self._live: Live | None = None
         self._answering: asyncio.Task[None] | None = None
         self._limits = Limits(
@@ -59,6 +62,7 @@ class TerminalPlatform:
             await self._converse(handle, session)
 
     async def send(self, to: Incoming, said: Said) -> str:
+        self._settle()
         if self._limits.edit_interval is None:
             self._console.print(self._line(said), soft_wrap=True)
         else:
@@ -83,6 +87,23 @@ class TerminalPlatform:
     async def strip(self, to: Incoming, message_id: str) -> None:
         return None
 
+    async def hand_over(self, to: Incoming, file: File) -> None:
+        """Writes it where only the person reads it, and says where."""
+        path = self._files / file.name
+        try:
+            self._files.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            path.write_bytes(file.content)
+        except OSError as error:
+            raise SendError(f"{path}: {error.strerror}") from error
+        await self.send(to, Said(say(await self._lang(to), "file_written", path=path), hers=False))
+
+    def _settle(self) -> None:
+        """Leaves what is shown as it stands."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
     def _line(self, said: Said) -> Text:
         if not said.hers:
             return Text(_printable(said.text), style="dim")
@@ -103,9 +124,7 @@ class TerminalPlatform:
         try:
             await handle(self._incoming(text))
         finally:
-            if self._live:
-                self._live.stop()
-                self._live = None
+            self._settle()
 
     async def _converse(self, handle: Handler, session: PromptSession[str]) -> None:
         interrupted = False

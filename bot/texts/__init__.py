@@ -14,7 +14,7 @@ _COMMAND = re.compile(r"^/(\w+)(?: .*?)?? {2,}(.+)$", re.MULTILINE)
 @cache
 def _texts(lang: str) -> dict[str, str]:
     path = Path(__file__).with_name(f"{lang}.toml")
-    return {k: str(v).strip("\n") for k, v in tomllib.loads(path.read_text("utf-8")).items()}
+    return {k: str(v).rstrip("\n") for k, v in tomllib.loads(path.read_text("utf-8")).items()}
 
 
 def say(lang: str, key: str, **fields: object) -> str:

@@ -28,6 +28,7 @@ class OnTelegram:
 
     server: BotAPI
     chat: Chat
+    platform: TelegramPlatform
     running: asyncio.Task[None]
     notices: list[str] = field(default_factory=list)
 
@@ -76,7 +77,7 @@ async def on_telegram(
         )  # fmt: skip
         running = asyncio.create_task(platform.run(partial(chat.bot.handle, platform)))
         try:
-            yield OnTelegram(server, chat, running, notices)
+            yield OnTelegram(server, chat, platform, running, notices)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bot import app, config
-from bot.app import Bot, Character
-from bot.platforms.base import Choices, Handler, Incoming, Limits, Said
+from bot.app import Character
+from bot.bot import Bot
+from bot.platforms.base import Choices, File, Handler, Incoming, Limits, Said, SendError
 from data.store import Store
 from persona.card import Card
 from persona.engines.base import Delta, Sampling
@@ -63,6 +64,8 @@ class Screen:
         self.typed = 0
         self.stripped: list[str] = []
         self.buttons: list[Choices] = []
+        self.files: list[tuple[Incoming, File]] = []
+        self.takes_no_files = False
         self._ids = itertools.count(1)
 
     def limits(self, to: Incoming) -> Limits:
@@ -93,6 +96,11 @@ class Screen:
 
     async def draft(self, to: Incoming, said: Said) -> None:
         self.seen.append(said.text)
+
+    async def hand_over(self, to: Incoming, file: File) -> None:
+        if self.takes_no_files:
+            raise SendError("no files here")
+        self.files.append((to, file))
 
     async def strip(self, to: Incoming, message_id: str) -> None:
         self.stripped.append(message_id)

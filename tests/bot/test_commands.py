@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 import pytest
 from talking import REPO, Chat, rows
 
 from bot.feedback import MAX_CORRECTION
 from bot.texts import LANGUAGES, _texts, say
+from data.corrections import RECORD, State
+from data.screen import Reason
 from data.transactions import StoreUnavailable
 
 
@@ -295,6 +298,34 @@ async def test_forgetting_asks_first_and_erases_then(chat: Chat) -> None:
     assert "阿宁" not in chat.engine.prompts[-1]
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("/privacy 什么", "privacy_usage"),
+        ("/forget no", "forget_kept"),
+        ("/forget 算了", "forget_kept"),
+    ],
+)
+async def test_what_changes_nothing_says_so(chat: Chat, text: str, key: str) -> None:
+    await chat.say("你好")
+    assert await chat.say(text) == say("zh", key)
+    assert len(chat.turns()) == 1
+    assert await chat.store.people.agreed("screen", "u1") is None
+
+
+async def test_forgetting_is_confirmed_in_many_words(chat: Chat) -> None:
+    for text in ("/forget 是的", "/forget YES!", "/forget 确认。"):
+        await chat.say("你好")
+        await chat.say(text)
+        assert chat.turns() == []
+
+
+def test_what_is_added_to_a_text_stands_on_a_line_of_its_own() -> None:
+    for lang in LANGUAGES:
+        for key in ("status_corrections", "status_trouble", "forgotten_learners"):
+            assert _texts(lang)[key].startswith("\n")
+
+
 async def test_vote_can_be_taken_back(chat: Chat) -> None:
     await chat.say("你好")
     await chat.say("/feedback good")
@@ -332,10 +363,38 @@ def test_texts_have_the_same_keys_and_fields() -> None:
 
 def test_every_text_is_said_somewhere() -> None:
     source = "".join(p.read_text("utf-8") for p in (REPO / "bot").rglob("*.py"))
-    assert [key for key in _texts("zh") if not re.search(f"[\"']{key}[\"']", source)] == []
+    made = {f"reason_{reason}" for reason in (*Reason, RECORD, "burst")}
+    made |= {f"correction_{state}" for state in get_args(State)}
+    made |= {key for key in _texts("zh") if key.startswith("choice_")}  # of one f-string
+    unsaid = [key for key in _texts("zh") if not re.search(f"[\"']{key}[\"']", source)]
+    assert set(unsaid) == made
 
 
-@pytest.mark.parametrize("word", ["很好", "Good!", "👍👍", "❤️"])
+@pytest.mark.parametrize(
+    "word",
+    ["写得不好", "这句很差", "不太好。", "答非所问", "说得不对", "一般", "太长了", "not good"],
+)
+async def test_blame_is_a_vote_and_no_better_wording(chat: Chat, word: str) -> None:
+    await chat.say("你好")
+    assert await chat.say(f"/feedback {word}") == first_rating("rated_bad")
+    assert [row[2:] for row in ratings(chat)] == [(-1, None)]
+
+
+@pytest.mark.parametrize(
+    "wording",
+    ["好一场雨", "不像话", "好的，你坐。", "你这话说得我不好答", "对不住", "你好", "也好。"],
+)
+async def test_what_only_begins_like_a_verdict_is_a_better_wording(
+    chat: Chat, wording: str
+) -> None:
+    await chat.say("你好")
+    await chat.say(f"/feedback {wording}")
+    assert [row[3] for row in ratings(chat)] == [wording]
+
+
+@pytest.mark.parametrize(
+    "word", ["很好", "Good!", "👍👍", "❤️", "说得真好", "这句不错", "太妙了", "I like it"]
+)
 async def test_praise_is_a_vote_and_no_better_wording(chat: Chat, word: str) -> None:
     await chat.say("你好")
     assert await chat.say(f"/feedback {word}") == first_rating("rated_good")
@@ -345,3 +404,10 @@ async def test_praise_is_a_vote_and_no_better_wording(chat: Chat, word: str) -> 
 async def test_odd_characters_in_a_correction_are_answered(chat: Chat) -> None:
     await chat.say("你好")
     assert await chat.say("/feedback 好\ud800诗\0句") == first_rating("rated_correction")
+
+
+@pytest.mark.parametrize("piece", ["真是", "不太", "我觉得", "这句话", "都是真", "好了", "得很的"])
+async def test_a_verdict_that_goes_round_in_circles_is_answered(chat: Chat, piece: str) -> None:
+    await chat.say("你好")
+    answer = await chat.say(f"/feedback {piece * (MAX_CORRECTION // len(piece) - 1)}x")
+    assert answer == say("zh", "correction_refused", limit=MAX_CORRECTION)

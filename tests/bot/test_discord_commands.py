@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ async def test_the_commands_speak_both_languages(on: OnDiscord) -> None:
         assert told["en-US"] == menu("en")[name]
     [rating, better] = commands["feedback"]["options"]
     assert [c["name_localizations"]["en-US"] for c in rating["choices"]] == [
-        "good", "bad", "take it back",
+        "good", "bad", "take it back", "what became of mine",
     ]  # fmt: skip
     assert better["description_localizations"]["zh-CN"] == say("zh", "slash_feedback_better")
     assert commands[say("zh", "rate_menu")]["name_localizations"]["en-US"] == "Rate this reply"
@@ -68,6 +69,12 @@ async def test_she_talks_though_the_commands_cannot_be_set(tmp_path: Path) -> No
         assert await on.say("你好") == "你好"
 
 
+async def test_a_link_in_the_answer_to_a_command_shows_no_page(on: OnDiscord) -> None:
+    on.chat.engine.replies.append("可看 https://example.org/雨 去")
+    await on.member.slash(on.room, "chat", message="哪里有雨")
+    assert on.texts() == ["可看 <https://example.org/雨> 去"]
+
+
 async def test_chat_is_answered_for_all_to_see(on: OnDiscord) -> None:
     result = await on.member.slash(on.room, "chat", message="今日雨大")
     assert result.acknowledged
@@ -75,7 +82,6 @@ async def test_chat_is_answered_for_all_to_see(on: OnDiscord) -> None:
     assert not result.response.ephemeral
     assert on.texts() == ["今日雨大"]
     assert on.chat.last()["text"] == "今日雨大"
-    assert on.last().flags.suppress_embeds
 
 
 async def test_chat_is_no_way_to_a_command(on: OnDiscord) -> None:
@@ -108,6 +114,30 @@ async def test_privacy_says_that_nothing_from_here_teaches_her(on: OnDiscord) ->
     assert say("en", "privacy_discord") in result.response.content
     await on.member.slash(on.room, "privacy", answer="no")
     assert await on.chat.store.people.agreed("discord", str(on.member.id)) is False
+
+
+async def test_privacy_gives_the_person_alone_all_that_is_kept(on: OnDiscord) -> None:
+    await on.say_here(f"{on.mention} 我叫阿宁")
+    result = await on.member.slash(on.room, "privacy")
+    assert result.response
+    assert say("en", "privacy_file") in result.response.content
+    [given] = result.followups
+    assert given.ephemeral
+    [attached] = given.attachments
+    kept = json.loads(await attached.read())
+    assert [turn["text"] for turn in kept["turns"]] == ["我叫阿宁"]
+
+
+async def test_privacy_said_in_private_is_answered_with_the_file_too(on: OnDiscord) -> None:
+    await on.say("我叫阿宁")
+    await on.say("/privacy")
+    [attached] = on.last(on.person.dm_channel).attachments
+    assert "阿宁" in (await attached.read()).decode("utf-8")
+
+
+async def test_privacy_said_in_a_channel_gives_nobody_a_file(on: OnDiscord) -> None:
+    await on.say_here(f"{on.mention} /privacy")
+    assert on.last().attachments == []
 
 
 async def test_feedback_is_about_the_last_reply(on: OnDiscord) -> None:

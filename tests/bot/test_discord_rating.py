@@ -137,7 +137,7 @@ async def test_the_menu_of_a_reply_asks_how_it_was(on: OnDiscord) -> None:
     assert asked.response.ephemeral
     assert labels(asked.response.message) == ["👍", "👎", "✍️"]
     await on.member.click(asked.response, custom_id=custom_id("/feedback good", str(first.id)))
-    rated = await on.chat.store.turn_of_message("discord", str(on.room.id), str(first.id))
+    rated = await on.chat.store.messages.turn_of("discord", str(on.room.id), str(first.id))
     assert rated
     rating = await on.chat.store.rating(rated.id, "discord", str(on.member.id))
     assert rating

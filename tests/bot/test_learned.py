@@ -257,6 +257,28 @@ async def test_list_in_a_group_tells_nothing_of_other_chats(chat: Chat) -> None:
     assert await chat.say("/feedback list", user_id="u2") == say("zh", "corrections_none")
 
 
+async def test_list_alone_in_a_group_tells_of_all_chats(chat: Chat) -> None:
+    await correct(chat)
+    told = await chat.say("/feedback list", chat_id="g", is_group=True, alone=True)
+    assert BETTER in told
+
+
+async def test_list_goes_on_until_every_correction_was_told(chat: Chat) -> None:
+    for number in range(12):
+        await chat.say(f"第{number}句")
+        await chat.say(f"/feedback 更好的第{number}句。")
+    first = await chat.say("/feedback list")
+    assert first.splitlines()[-1] == say("zh", "corrections_more", left=2, page=2)
+    second = await chat.say("/feedback list 2")
+    assert await chat.say("/feedback list 99") == second
+    told = "\n".join([*first.splitlines()[1:-1], *second.splitlines()[1:]])
+    assert [f"第{number}句" for number in range(12) if f"更好的第{number}句" not in told] == []
+    assert await chat.say("/feedback list all") == first
+    # Words that only begin like it are a better wording.
+    await chat.say("/feedback list 里的花都谢了")
+    assert "list 里的花" in (await chat.say("/feedback list")).splitlines()[1]
+
+
 async def test_every_reason_has_its_words() -> None:
     for lang in ("zh", "en"):
         for reason in (*Reason, RECORD, "burst"):

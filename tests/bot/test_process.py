@@ -55,6 +55,23 @@ def test_pipe_takes_bytes_that_are_no_text(tmp_path: Path) -> None:
     assert [turn["state"] for turn in turns(tmp_path)] == ["done", "done"]
 
 
+def test_privacy_is_written_to_a_file_that_only_the_person_reads(tmp_path: Path) -> None:
+    done = run(tmp_path, stdin="我叫阿宁\n/privacy\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    [written] = (tmp_path / "privacy").iterdir()
+    assert say("zh", "file_written", path=written) in done.stdout
+    assert written.stat().st_mode & 0o777 == 0o600
+    kept = json.loads(written.read_text("utf-8"))
+    assert [turn["text"] for turn in kept["turns"]] == ["我叫阿宁"]
+
+
+def test_privacy_is_told_where_it_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "privacy").touch()
+    done = run(tmp_path, stdin="/privacy\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert say("zh", "file_failed") in done.stdout
+
+
 def test_history_goes_on_in_the_next_run(tmp_path: Path) -> None:
     for text in ("头一回", "第二回"):
         assert run(tmp_path, stdin=f"{text}\n", DAIYU_PERSONA__EXEMPLARS="0").returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from on_telegram import OnTelegram, on_telegram
 from talking import eventually
 
 from bot.logs import Redacting
-from bot.platforms.base import PlatformError
+from bot.platforms.base import File, Incoming, PlatformError, SendError
 from bot.texts import say
 from tests.fakes.bot_api import BotAPI
 from tests.fakes.chats import Chat
@@ -300,6 +301,32 @@ async def test_forgetting_erases_what_waits_too(on: OnTelegram, room: Chat) -> N
     assert press.answer
     assert press.answer["text"] == say("zh", "forgotten", turns=1)
     assert on.chat.turns() == []
+
+
+async def test_privacy_sends_all_that_is_kept_as_a_file(
+    on: OnTelegram, server: BotAPI, room: Chat
+) -> None:
+    await on.say(room, room.user, "我叫阿宁")
+    await on.say(room, room.user, "/privacy")
+    document = on.last(room).content["document"]
+    assert document["file_name"].endswith(".json")
+    [(_, content)] = server.files.values()
+    assert [turn["text"] for turn in json.loads(content)["turns"]] == ["我叫阿宁"]
+
+
+async def test_a_file_that_telegram_does_not_take_is_told(
+    on: OnTelegram, server: BotAPI, room: Chat
+) -> None:
+    server.fail("sendDocument", Fault(error=ApiError(400, "Bad Request: file is empty")))
+    await on.say(room, room.user, "/privacy")
+    assert on.last(room).text == say("zh", "file_failed")
+
+
+async def test_a_file_above_the_limit_is_not_even_sent(on: OnTelegram, server: BotAPI) -> None:
+    to = Incoming("telegram", str(server.private(server.user("宝玉")).id), "1", "/privacy")
+    with pytest.raises(SendError, match="larger"):
+        await on.platform.hand_over(to, File("a.json", bytes(50_000_001), ""))
+    assert server.calls("sendDocument") == []
 
 
 # Who may talk.

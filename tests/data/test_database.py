@@ -92,7 +92,7 @@ async def test_rows_of_the_oldest_schema_survive(url: str, database: Path) -> No
         assert (conversation.id, conversation.lang) == (1, "en")
         [turn] = await store.history(conversation, 9, 99)
         assert (turn.id, turn.first_turn, turn.reply, turn.user_name) == (2, 1, "二。", "小红")
-        assert await store.turn_of_message("telegram", "7", "b1") == turn
+        assert await store.messages.turn_of("telegram", "7", "b1") == turn
         rating = await store.rating(2, "telegram", "u1")
         assert rating is not None
         assert (rating.vote, rating.correction) == (-1, "三。")

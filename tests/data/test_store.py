@@ -205,15 +205,15 @@ async def test_impossible_rating_is_refused(
 async def test_message_leads_to_its_turn(store: Store, conversation: Conversation) -> None:
     turn = await store.begin_turn(conversation.id, "u1", "", "甲", "m1")
     await store.close_turn(turn, "done", "一。")
-    await store.link_reply(turn, ["b1", "b2"])
+    await store.messages.link_reply(turn, ["b1", "b2"])
     for message in ("m1", "b1", "b2"):
-        found = await store.turn_of_message("screen", "1", message)
+        found = await store.messages.turn_of("screen", "1", message)
         assert found is not None
         assert found.id == turn
-    assert await store.turn_of_message("screen", "2", "b1") is None
-    assert await store.turn_of_message("telegram", "1", "b1") is None
+    assert await store.messages.turn_of("screen", "2", "b1") is None
+    assert await store.messages.turn_of("telegram", "1", "b1") is None
     again = await store.begin_turn(conversation.id, "u1", "", "甲", "m1", found)
-    newest = await store.turn_of_message("screen", "1", "m1")
+    newest = await store.messages.turn_of("screen", "1", "m1")
     assert newest is not None
     assert newest.id == again
 
@@ -282,7 +282,7 @@ async def test_deleting_a_conversation_takes_its_rows_along(
     store: Store, conversation: Conversation, database: Path
 ) -> None:
     turn = await said(store, conversation, "甲")
-    await store.link_reply(turn, ["b1"])
+    await store.messages.link_reply(turn, ["b1"])
     await store.rate(turn, "screen", "u1", 1)
     async with store._transactions.write() as connection:
         await connection.exec_driver_sql("DELETE FROM conversations")
@@ -377,17 +377,17 @@ async def test_writers_wait_for_each_other_and_never_for_the_clock(tmp_path: Pat
 async def answered_turn(store: Store, conversation: Conversation, name: str) -> int:
     turn = await store.begin_turn(conversation.id, "u1", "宝玉", name, f"m-{name}")
     await store.close_turn(turn, "done", f"答{name}")
-    await store.link_reply(turn, [f"b1-{name}", f"b2-{name}"])
+    await store.messages.link_reply(turn, [f"b1-{name}", f"b2-{name}"])
     return turn
 
 
 async def test_what_became_of_a_message_is_known(store: Store, conversation: Conversation) -> None:
     turn = await answered_turn(store, conversation, "一")
-    found = await store.answered("screen", "1", "m-一")
+    found = await store.messages.answered("screen", "1", "m-一")
     assert found
     assert (found.turn.id, found.turn.reply, found.sent) == (turn, "答一", ["b1-一", "b2-一"])
-    assert await store.answered("screen", "1", "b1-一") is None
-    assert await store.answered("screen", "1", "m-二") is None
+    assert await store.messages.answered("screen", "1", "b1-一") is None
+    assert await store.messages.answered("screen", "1", "m-二") is None
 
 
 async def test_the_reply_before_is_the_last_message_of_another_turn(
@@ -395,12 +395,12 @@ async def test_the_reply_before_is_the_last_message_of_another_turn(
 ) -> None:
     await answered_turn(store, conversation, "一")
     first = await store.begin_turn(conversation.id, "u1", "宝玉", "二", "m-二")
-    await store.link_reply(first, ["b-二"])
+    await store.messages.link_reply(first, ["b-二"])
     # Begun anew after a crash, it is shown in the same message.
     second = await store.begin_turn(conversation.id, "u1", "宝玉", "二", "m-二")
-    await store.link_reply(second, ["b-二"])
-    assert await store.reply_before(second) == "b2-一"
-    assert await store.reply_before(1) is None
+    await store.messages.link_reply(second, ["b-二"])
+    assert await store.messages.reply_before(second) == "b2-一"
+    assert await store.messages.reply_before(1) is None
 
 
 async def test_a_chat_that_moves_takes_its_history_along(

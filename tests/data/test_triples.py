@@ -34,7 +34,9 @@ triples = st.builds(
 
 
 @given(rows=st.lists(triples, max_size=5))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
+)
 def test_rows_are_read_as_they_were_written(tmp_path: Path, rows: list[Triple]) -> None:
     path = tmp_path / "rows.jsonl"
     assert write_triples(path, rows) == len(rows)

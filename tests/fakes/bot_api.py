@@ -342,4 +342,10 @@ async def _params(http: web.Request) -> Params:
     if http.content_type == "application/json":
         return Params(params | await http.json())
     form = await http.post()
-    return Params(params | {name: value for name, value in form.items() if isinstance(value, str)})
+    params.update({name: value for name, value in form.items() if isinstance(value, str)})
+    params.files = {
+        name: (value.filename, value.file.read())
+        for name, value in form.items()
+        if isinstance(value, web.FileField)
+    }
+    return params

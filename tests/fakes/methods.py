@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from telegram.constants import ChatAction, ReactionEmoji
 
 from tests.fakes.chats import DRAFT_LIFE, Chat
 from tests.fakes.entities import LONGEST, Entity, parse, units
-from tests.fakes.limits import bad
+from tests.fakes.limits import ApiError, bad
 from tests.fakes.members import ADMINS, GONE
 from tests.fakes.messages import Draft, Message, User
 
@@ -39,7 +40,10 @@ _BUTTON_KINDS = [
 
 
 class Params(dict[str, Any]):
-    """A call's parameters: strings of a form, or values of a JSON body."""
+    """A call's parameters: strings of a form, or values of a JSON body; and files of the form."""
+
+    files: Mapping[str, tuple[str, bytes]] = MappingProxyType({})
+    """Name and content, by the form's field."""
 
     def text(self, name: str) -> str:
         return str(self.get(name, ""))
@@ -106,6 +110,14 @@ class Methods:
         )
         chat.drafts.pop(params.number("message_thread_id"), None)
         return message.json()
+
+    def send_document(self, params: Params) -> dict[str, Any]:
+        chat = self._chat(params, sending=True)
+        self._admit(chat)
+        name, content = self._uploaded(params, "document")
+        file = {"file_id": self._server.file(content), "file_unique_id": "u", "file_name": name}
+        thread = self._thread(params, chat)
+        return chat.add(self._server.bot, {"document": file}, thread=thread).json()
 
     def send_message_draft(self, params: Params) -> bool:
         chat = self._chat(params, sending=True)
@@ -363,6 +375,15 @@ class Methods:
         message.edit_date = self._server.date()
         message.chat.show("edited", message.text, message)
         return message.json()
+
+    def _uploaded(self, params: Params, name: str) -> tuple[str, bytes]:
+        """A file that came with the form, in the field itself or under the name it attaches."""
+        attached = params.files.get(params.text(name).removeprefix("attach://") or name)
+        if attached is None:
+            raise bad("wrong remote file identifier specified")
+        if len(attached[1]) > 50 * 1024 * 1024:
+            raise ApiError(413, "Request Entity Too Large")
+        return attached
 
     def _scope(self, params: Params) -> tuple[tuple[Any, ...], str]:
         """Where a menu of commands stands: its scope, and its language."""

@@ -37,6 +37,24 @@ def test_the_nearest_stands_last() -> None:
     assert keys(index.nearest("院子里的竹子高不高", 2)) == ["bamboo", "tall"]
 
 
+def test_an_equal_wording_is_nearest_though_the_characters_are_shared() -> None:
+    hums = [Exchange("嗯", "只一个字？", "one"), Exchange("嗯嗯", "两个字。", "two")]
+    index = ExemplarIndex([*hums, *TALK])
+    assert keys(index.nearest("嗯", 2)) == ["two", "one"]
+    assert keys(index.nearest("嗯嗯！", 2)) == ["one", "two"]
+
+
+def test_letters_are_compared_as_words() -> None:
+    index = ExemplarIndex(
+        [
+            Exchange("the late train", "It is late.", "train"),
+            Exchange("i eat a lot", "So do I.", "eat"),
+        ]
+    )
+    assert keys(index.nearest("Trains? no, a TRAIN", 2)) == ["eat", "train"]
+    assert index.nearest("tarn", 2) == []
+
+
 def test_no_more_come_than_are_asked_for_or_have_anything_in_common() -> None:
     index = ExemplarIndex(TALK)
     assert keys(index.nearest("下雨了", 1)) == ["rain"]

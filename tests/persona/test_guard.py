@@ -323,3 +323,18 @@ def test_a_file_that_is_no_text_or_is_missing_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(GuardError, match=r"guard\.toml"):
         AuthoredReplies(path, HELP)
+
+
+@pytest.mark.parametrize(
+    ("reply", "alarm"),
+    [
+        ("I do not remember, but I am afraid for you. Do you want to die?", Alarm.WEARY),
+        ("你既不想活，你便去死。", Alarm.WEARY),
+        ("你是不是想死，告诉我，再叫妹妹现在就来，打12356。", None),
+        ("你这话笑得我想死。", None),
+    ],
+)
+def test_she_speaks_of_a_wish_to_die_with_help_at_hand_alone(
+    reply: str, alarm: Alarm | None
+) -> None:
+    assert guard.after(reply) is alarm

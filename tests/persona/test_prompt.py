@@ -106,8 +106,8 @@ def test_any_conversation_reads_as_the_template_says(
         tokenizer,
         [
             ("system", card.system_prompt),
-            *turns(exemplars),
             *turns(history),
+            *turns(exemplars),
             ("user", spoken(text, speaker)),
         ],
     )
@@ -203,7 +203,7 @@ def test_replies_and_their_ends_are_learned_and_nothing_else(
 
     assert len(row.labels) == len(row.ids)
     assert all(label in (IGNORED, i) for i, label in zip(row.ids, row.labels, strict=True))
-    replies = [e.reply for e in (*exemplars, *history)] + [reply]
+    replies = [e.reply for e in (*history, *exemplars)] + [reply]
     assert learned(row.labels) == [
         [*tokenizer.encode(said.strip()), tokenizer.im_end] for said in replies
     ]

@@ -20,7 +20,7 @@ from persona.engines.echo import EchoEngine, byte_tokenizer
 from persona.exemplars import ExemplarIndex
 from persona.guard import Alarm, AuthoredReplies
 from persona.prompt import Budget, Exchange, PromptBuilder, PromptTooLong
-from persona.reply import Reply, whole_sentences
+from persona.reply import TAUGHT, Reply, whole_sentences
 from persona.sense import Sense
 from persona.service import InferenceService
 
@@ -81,6 +81,22 @@ async def test_of_several_candidates_the_one_with_sense_is_spoken() -> None:
     assert (reply.outcome.candidates, reply.outcome.attempts) == (3, 1)
     assert reply.outcome.reply_tokens == len(reply.outcome.text.encode())
     assert engine.running == 0
+
+
+async def test_what_people_taught_her_is_spoken_at_once() -> None:
+    taught, fluent = "龟不吃叶，切一片苹果。", "茶凉了，我叫紫鹃换一盏来。"
+    service = choosing(EchoEngine(replies=[fluent, taught, SALAD] * 2))
+    assert (await heard(service.reply("龟不吃叶")))[-1] == fluent
+    exemplar = Exchange("龟不吃叶子", taught, f"{TAUGHT}7")
+    service.exemplars = service.exemplars.with_learned([exemplar], {})
+    assert (await heard(service.reply("龟不吃叶")))[-1] == taught
+
+
+async def test_what_was_said_already_is_the_last_to_be_spoken() -> None:
+    said, other = "茶凉了，我叫紫鹃换一盏来。", "雨叫你坐，茶凉了。"
+    engine = EchoEngine(replies=[said, other, SALAD])
+    history = [Exchange("茶呢", said[:8] + "，换一盏来。")]
+    assert (await heard(choosing(engine).reply("有茶么", history)))[-1] != said
 
 
 async def test_candidates_without_sense_are_made_once_more_and_the_best_of_all_is_spoken() -> None:

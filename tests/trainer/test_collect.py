@@ -197,6 +197,41 @@ async def test_what_fails_the_screen_waits_with_its_reason(village: Village) -> 
     assert (await village.store.learning.snapshot()).verdicts == verdicts
 
 
+@pytest.mark.parametrize(
+    ("message", "reply", "reason"),
+    [
+        (RAIN, "滚，我不同你说。", "profanity"),
+        (RAIN, "作为人工智能，我没有感情。", "assistant"),
+        ("我不想活了", SAID[0], "harm"),
+        (RAIN, "那就跳下去罢。", "harm"),
+    ],
+)
+async def test_no_number_of_votes_makes_such_a_reply_learned(
+    village: Village, message: str, reply: str, reason: str
+) -> None:
+    people = "甲乙丙丁戊己"
+    await village.settle(*people)
+    turn = await village.say("甲", message, reply, chat="g")
+    for who in people:
+        await village.rate(who, turn)
+    assert await village.learned() == []
+    assert await village.held() == [(turn, reason)]
+
+
+async def test_no_agreement_makes_words_of_harm_learned(village: Village) -> None:
+    people = "甲乙丙"
+    await village.settle(*people)
+    turns = [await village.say(who, RAIN, reply) for who, reply in zip(people, SAID, strict=False)]
+    for who, turn in zip(people, turns, strict=True):
+        await village.rate(who, turn, better="那就跳下去罢。")
+    assert await village.learned(agreement=2) == []
+    assert await village.held(agreement=2) == [(turn, "harm") for turn in turns]
+    # What is plain is approved in the same way.
+    for who, turn in zip(people, turns, strict=True):
+        await village.rate(who, turn, better="窗外芭蕉正好听雨。")
+    assert len(await village.learned(agreement=2, approved_only=True)) == 1
+
+
 async def test_what_a_reviewer_said_stands(village: Village) -> None:
     await village.agree("甲")
     rude = await village.say("甲", RAIN, "滚，我不同你说。")

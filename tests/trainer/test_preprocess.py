@@ -160,7 +160,7 @@ def test_rows_with_history_are_no_exemplars(builder: PromptBuilder, rows: list[R
         assert not leaning & set(example.rows[:-1])
 
 
-def test_earlier_replies_of_an_authored_row_are_learned_those_of_a_collected_one_are_not(
+def test_earlier_replies_are_no_answer_to_exemplars_and_not_learned(
     builder: PromptBuilder,
 ) -> None:
     row = {"instruction": "还下么", "output": "还下。", "history": [["下雨了", "听见了。"]]}
@@ -173,8 +173,8 @@ def test_earlier_replies_of_an_authored_row_are_learned_those_of_a_collected_one
         next(said(builder, e) for e in epoch if e.rows[-1] == "rows:1")
         for epoch in (authored, collected)
     )
-    assert own == ["不要了。<|im_end|>", "听见了。<|im_end|>", "还下。<|im_end|>"]
-    assert rated == ["不要了。<|im_end|>", "还下。<|im_end|>"]
+    assert own == ["不要了。<|im_end|>", "还下。<|im_end|>"]
+    assert rated == ["还下。<|im_end|>"]  # the exemplar has a conversation of its own
 
 
 @pytest.mark.parametrize(
@@ -276,3 +276,41 @@ def test_exchange_and_history_of_a_row() -> None:
     (row,) = rows_of([SEED[2] | {"history": [["来了", "坐。"]]}])
     assert row.exchange == Exchange("请计算\n1+1", "原是二，你倒来考我。", "rows:1")
     assert row.history == [Exchange("来了", "坐。")]
+
+
+KINDRED: list[dict[str, object]] = [
+    {"instruction": "牙疼", "output": "牙疼起来不认人，先用盐水漱漱口，明早就看大夫去。"},
+    {"instruction": "下雨天做什么？", "output": "听雨，写字。"},
+    {"instruction": "腮帮子肿了", "output": "腮帮肿了，多半是牙的缘故，明早就看大夫去。"},
+    {"instruction": "下雨时念诗么？", "output": "自然要的。"},
+    {
+        "instruction": "那我呢？",
+        "output": "你也明早就看大夫去。",
+        "history": [["他牙疼", "叫他看大夫去。"]],
+    },
+]
+
+
+def test_rows_with_kin_are_learned_first(builder: PromptBuilder) -> None:
+    preprocessor = Preprocessor(builder, rows_of(KINDRED), 0)
+    few = preprocessor.epoch(seed=0, kinship=0.15, conversations=2)
+    assert {key for example in few for key in example.rows} == {"rows:1", "rows:3"}
+    some = preprocessor.epoch(seed=0, kinship=0.15, continuing=0.4, conversations=3)
+    assert {key for example in some for key in example.rows} == {"rows:1", "rows:3", "rows:5"}
+    more = preprocessor.epoch(seed=0, kinship=0.15, conversations=4)
+    assert {"rows:1", "rows:3"} < {key for example in more for key in example.rows}
+    assert len(more) == 4
+
+
+def test_dataset_without_kin_is_learned_all_the_same(builder: PromptBuilder) -> None:
+    epoch = Preprocessor(builder, rows_of(KINDRED), 3).epoch(seed=0, kinship=0.9, conversations=100)
+    learned = Counter(key for example in epoch for key in example.rows)
+    assert learned == Counter(f"rows:{number}" for number in range(1, 6))
+
+
+def test_what_people_rated_is_learned_beyond_the_limit(builder: PromptBuilder) -> None:
+    raw = [*KINDRED, {"instruction": "雨停了", "output": "停了好。", "meta": {"turn": 7}}]
+    epoch = Preprocessor(builder, rows_of(raw), 0).epoch(seed=0, kinship=0.15, conversations=1)
+    learned = {key for example in epoch for key in example.rows}
+    assert "rows:6" in learned
+    assert len(learned) == 2

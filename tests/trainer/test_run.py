@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -190,15 +192,27 @@ def test_plot_is_drawn_from_whatever_was_noted(
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
+SECOND = """
+import sys
+from pathlib import Path
+from trainer.run import only_trainer
+from trainer.train import TrainingError
+try:
+    with only_trainer(Path(sys.argv[1])):
+        print("begun")
+except TrainingError as error:
+    print(error)
+"""
+
+
 def test_second_trainer_is_refused_until_the_first_ends(tmp_path: Path) -> None:
-    second = only_trainer(tmp_path / "runs")
-    with (
-        only_trainer(tmp_path / "runs"),
-        pytest.raises(TrainingError, match="another trainer is at work"),
-    ):
-        second.__enter__()
-    with only_trainer(tmp_path / "runs"):
-        pass
+    def second() -> str:
+        command = [sys.executable, "-c", SECOND, str(tmp_path / "runs")]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    with only_trainer(tmp_path / "runs"), only_trainer(tmp_path / "runs"):  # a step in a step
+        assert "another trainer is at work" in second()
+    assert second() == "begun\n"
 
 
 def test_failure_inside_a_replacement_leaves_what_was_there(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ import pytest
 
 from data import store as store_module
 from data.config import StoreSettings
+from data.messages import Turn
 from data.screen import Screen
-from data.store import Store, Turn
+from data.store import Store
 from persona import guard
 from trainer.collect import Harvest, harvest
 from trainer.config import TrainingSettings
