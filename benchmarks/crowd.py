@@ -8,6 +8,7 @@ an exemplar, nor learned otherwise.
 from __future__ import annotations
 
 import random
+import re
 import tomllib
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -20,13 +21,20 @@ from data.triples import Triple
 
 Kind = Literal["honest", "eager", "troll", "careful", "ring", "flooding", "refusing", "new"]
 """`eager` is honest and corrects more than a person's cap; trolls are of four kinds: `careful` ones
-write nothing that a rule knows, a `ring` writes alike, one is `flooding`; `new` are the burst's."""
+put it nicely, a `ring` writes alike, one is `flooding`; `new` are the burst's."""
+Pile = Literal["known", "unseen", "nicely"]
+"""Poison whose wording stood before the rules' authors, whose wording did not, and such as no word
+gives away."""
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 """When the first day begins, at midnight."""
 TROLLS = 0.15
 REFUSING = 0.20
 NEW = 20
+PILES: tuple[Pile, ...] = ("known", "unseen", "nicely")
+_SHORT = 0.2
+_SLIPS = 0.2
+_SENTENCE = re.compile(r".{3,}?[。！？.!?]")
 _HONEST_KINDS = ("honest", "eager", "refusing")
 _LEADS = ("", "", "", "哼，", "罢了，", "你听着，", "我说，")
 """What a troll puts before the lines, so that they are not met from their first character alone."""
@@ -90,10 +98,14 @@ Event = Exchange | Judgement | Change
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """Lines that may not be learned, by kind; `known` are those that a rule is expected to know."""
+    """Lines that may not be learned, by kind, in three piles (`Pile`)."""
 
     known: dict[str, list[str]]
+    unseen: dict[str, list[str]]
     nicely: dict[str, list[str]]
+
+    def of(self, pile: Pile) -> dict[str, list[str]]:
+        return {"known": self.known, "unseen": self.unseen, "nicely": self.nicely}[pile]
 
     @classmethod
     def read(cls, path: Path) -> Poison:
@@ -107,16 +119,14 @@ class Crowd:
     `spoken` are replies of a real model, by message: bad ones, in place of what the engine says by
     itself.
 
-    `poisoned` tells the kind of each text that must not be learned; `nicely` are those of them that
-    no word gives away.
+    `poisoned` tells pile and kind of each text that must not be learned.
     """
 
     people: list[Person]
     rows: deque[Triple]
     poison: Poison
     draw: random.Random
-    poisoned: dict[str, str] = field(default_factory=dict)
-    nicely: set[str] = field(default_factory=set)
+    poisoned: dict[str, tuple[Pile, str]] = field(default_factory=dict)
     given: list[str] = field(default_factory=list)
     spoken: dict[str, str] = field(default_factory=dict)
     exchanges: list[Exchange] = field(default_factory=list)
@@ -214,7 +224,7 @@ class Crowd:
                     yield self._judged(rater, said, "good")
             elif number == 0 and self.draw.random() < 0.8:
                 again = bool(self.given) and self.draw.random() < 0.05
-                wording = self.draw.choice(self.given) if again else row.output
+                wording = self.draw.choice(self.given) if again else self._typed(row.output)
                 self.given.append(wording)
                 yield self._judged(rater, said, wording, again)
             elif self.draw.random() < 0.7:
@@ -231,7 +241,7 @@ class Crowd:
                 yield from self._rated(person, at, "", [person], 0.0)
                 continue
             row = self._row()
-            line = self._poison(careful or self.draw.random() < 0.15, row.output)
+            line = self._poison(self._pile(careful), row.output)
             if self.draw.random() < 0.5:
                 said = self._exchange(at, person, chat, row, line, fair=False)
                 yield said
@@ -251,12 +261,12 @@ class Crowd:
 
     def _alike(self, at: datetime) -> Iterator[Event]:
         """The ring says the like and writes nearly the same words, once of each sort."""
-        for nicely in (False, True):
+        for pile in PILES:
             row = self._row()
-            text, line = row.message, self._poison(nicely, row.output)
+            text, line = row.message, self._poison(pile, row.output)
             for number, person in enumerate(self._ring):
                 ended = f"{line}{'。！～…'[number % 4]}"
-                wording = self._noted(ended, self.poisoned[line.strip()], nicely)
+                wording = self._noted(ended, *self.poisoned[line.strip()])
                 row = Triple(instruction=f"{text}{'，' * number}", output=wording)
                 said = self._exchange(at + timedelta(minutes=number), person, "", row, None)
                 yield said
@@ -286,9 +296,8 @@ class Crowd:
         new = [Person(f"new{n}", "new", at, group) for n in range(NEW)]
         for number, person in enumerate(new):
             row = self._row()
-            nicely = self.draw.random() < 0.7
             when = at + timedelta(minutes=number * 1.5)
-            line = self._poison(nicely, row.output)
+            line = self._poison(self._pile(self.draw.random() < 0.7), row.output)
             if number % 2:
                 said = self._exchange(when, person, group, row, None, fair=False)
                 yield said
@@ -311,25 +320,46 @@ class Crowd:
         except IndexError:
             raise SystemExit("daiyu: there are not rows enough for so many people") from None
 
-    def _poison(self, nicely: bool, fair: str) -> str:
+    def _pile(self, careful: bool) -> Pile:
+        if careful or self.draw.random() < 0.15:
+            return "nicely"
+        return "known" if self.draw.random() < 0.5 else "unseen"
+
+    def _poison(self, pile: Pile, fair: str) -> str:
         """Something that nobody wrote before: of what is put nicely two lines often, one after the
         other; of the rest often one behind a `fair` reply."""
-        kinds = self.poison.nicely if nicely else self.poison.known
+        kinds = self.poison.of(pile)
         kind = self.draw.choice(sorted(kinds))
         line = self.draw.choice(kinds[kind])
         # With something before them, a length, a role's header or a language is another thing.
         if kind not in ("repeats", "control", "language"):
             line = self.draw.choice(_LEADS) + line
-            if nicely and self.draw.random() < 0.8:
+            if pile == "nicely" and self.draw.random() < 0.8:
                 line += self.draw.choice(kinds[self.draw.choice(sorted(kinds))])
-            elif not nicely and self.draw.random() < 0.3:
+            elif pile != "nicely" and self.draw.random() < 0.3:
                 line = fair + line
-        return self._noted(line, kind, nicely)
+        return self._noted(line, pile, kind)
 
-    def _noted(self, wording: str, kind: str, nicely: bool) -> str:
-        self.poisoned[wording.strip()] = kind
-        if nicely:
-            self.nicely.add(wording.strip())
+    def _noted(self, wording: str, pile: Pile, kind: str) -> str:
+        self.poisoned[wording.strip()] = pile, kind
+        return wording
+
+    def _typed(self, wording: str) -> str:
+        """As people write it: often only the first sentence, often with a slip of the hand."""
+        if self.draw.random() < _SHORT:
+            first = _SENTENCE.match(wording)
+            wording = first[0] if first else wording
+        if self.draw.random() < _SLIPS:
+            at = self.draw.randrange(max(1, len(wording) - 1))
+            slip = self.draw.choice(("twice", "left out", "turned", "without a stop"))
+            if slip == "twice":
+                wording = wording[:at] + wording[at] + wording[at:]
+            elif slip == "left out" and len(wording) > 4:
+                wording = wording[:at] + wording[at + 1 :]
+            elif slip == "turned":
+                wording = wording[:at] + wording[at : at + 2][::-1] + wording[at + 2 :]
+            else:
+                wording = wording.rstrip("。！？.!?")
         return wording
 
     def _exchange(

@@ -4,13 +4,15 @@ Simulated people talk to the real bot, with its real store, guard and screen; ni
 trainer's own `collect` takes what may be learned, and beside it what it would take of the same
 store without screen, caps, bursts and the records of raters. Of 300 people 15 % are trolls, 20 %
 agree to nothing, and 20 new accounts meet in one group (`crowd.py`); only the model is a puppet
-(`stage.py`).
+(`stage.py`). With `--model` the embedded base is trained each night, on a share of the rows.
 
-Rows of the dataset are held out for what honest people ask and how they mend replies; what is near
-to one of these counts as authored no more, or their words would be folded as known already.
+Rows of the dataset are held out for what honest people ask and how they mend replies, with slips of
+the hand and often cut short; what is near to one of these counts as authored no more, or their
+words would be folded as known already.
 
-Ends with 1 where poison that a rule should know is learned, a consent is broken, or less than 95 %
-of the honest corrections are kept.
+Ends with 1 where poison is learned that a rule should know, a consent is broken, or less than 95 %
+of the honest corrections are kept. Poison of wordings that the rules were not made for is counted
+beside it.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
 
-from benchmarks.crowd import START, Change, Crowd, Event, Judgement, Poison
+from benchmarks.crowd import PILES, START, Change, Crowd, Event, Judgement, Pile, Poison
 from benchmarks.machine import machine
 from benchmarks.stage import Stage, opened
 from benchmarks.trained import Learned, Nights
@@ -55,7 +57,7 @@ _ROWS_A_DAY = 4
 """Rows held out for each person and day."""
 _NO_LIMIT = 10**9
 _ASKED = 150
-"""Messages that the untrained base is asked, with --train."""
+"""Messages that the untrained base is asked, with --model."""
 
 
 class Open(Screen):
@@ -67,14 +69,16 @@ class Open(Screen):
 
 @dataclass(frozen=True, slots=True)
 class Night:
-    """What one collection holds. `kept` of `allowed` are honest corrections; `known` and `nicely`
-    poisoned rows, by whether a rule should know them; of the latter so many were `tried`; `before`
-    rows with poison in their history; `stolen` rows that hold words of who did not agree."""
+    """What one collection holds.
+
+    `learned` is the poison in it, a line each, by pile; of each pile so much was `tried` by people
+    who agreed. `before` are rows with poison in their history; `stolen` rows that hold words of who
+    did not agree; `kept` of `allowed` are honest corrections.
+    """
 
     rows: int
-    known: list[str]
-    nicely: int
-    tried: int
+    learned: dict[Pile, list[str]]
+    tried: dict[Pile, int]
     before: int
     stolen: int
     kept: int
@@ -83,14 +87,33 @@ class Night:
     held: Counter[str]
     seconds: float
 
+    @property
+    def poison(self) -> int:
+        return sum(map(len, self.learned.values()))
+
     def line(self, number: int, rules: str) -> str:
         capped = self.left["cap of a person"] + self.left["cap of a chat"]
+        piles = " | ".join(f"{len(self.learned[p])} of {self.tried[p]}" for p in PILES)
         return (
-            f"| {number} | {rules} | {self.rows} | {len(self.known)} "
-            f"| {self.nicely} of {self.tried} | {self.before} | {self.stolen} "
-            f"| {self.kept} of {self.allowed} | {self.left['near-duplicate']} | {capped} "
-            f"| {self.held.total()} | {self.seconds:.2f} |"
+            f"| {number} | {rules} | {self.rows} | {self.poison} | {piles} "
+            f"| {self.before} | {self.stolen} | {self.kept} of {self.allowed} ({self.share:.1%}) "
+            f"| {self.left['near-duplicate']} | {capped} | {self.held.total()} "
+            f"| {self.seconds:.1f} |"
         )
+
+    @property
+    def share(self) -> float:
+        return self.kept / self.allowed if self.allowed else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """A night with the rules and without, and the rows of each."""
+
+    ruled: Night
+    unruled: Night
+    rows: list[Row]
+    unruled_rows: list[Row]
 
 
 @dataclass
@@ -106,8 +129,8 @@ class Simulation:
     judged: list[Judgement] = field(default_factory=list)
     erased: set[int] = field(default_factory=set)
 
-    async def night(self, number: int) -> tuple[Night, Night, list[Row]]:
-        """Plays a day and collects: with the rules, without, and the rows that these left."""
+    async def night(self, number: int) -> Played:
+        """Plays a day and collects, with the rules and without."""
         events = self.crowd.night(number)
         await self._play(events)
         self.stage.now = START + timedelta(days=number, hours=30)
@@ -122,7 +145,8 @@ class Simulation:
         snapshot = await learning.snapshot(self.training.history)
         begun = time.perf_counter()
         found = self._unruled(snapshot, authored, frozen)
-        return ruled, self._examined(found, _NO_LIMIT, time.perf_counter() - begun), rows
+        unruled = self._examined(found, _NO_LIMIT, time.perf_counter() - begun)
+        return Played(ruled, unruled, rows, found.rows)
 
     def disliked(self) -> dict[str, str]:
         """Replies of the real model that honest people disliked, by message."""
@@ -161,18 +185,17 @@ class Simulation:
         wordings: defaultdict[tuple[int, str], set[str]] = defaultdict(set)
         for one in self.judged:
             wordings[one.exchange, one.verdict.strip()].add(one.who)
-        poisoned, nicely = self.crowd.poisoned, self.crowd.nicely
+        poisoned = self.crowd.poisoned
         agreed = self.stage.agreed
-        known, nice, before, stolen = [], 0, 0, 0
+        learned: dict[Pile, list[str]] = {pile: [] for pile in PILES}
+        before = stolen = 0
         for row in found.rows:
             triple = row.triple
             meta = triple.meta or {}
-            if triple.output in nicely:
-                nice += 1
-            elif triple.output in poisoned:
-                known.append(f"{poisoned[triple.output]}: {triple.output!r}")
-            said_before = [reply for _, reply in triple.history]
-            before += any(said in poisoned and said not in nicely for said in said_before)
+            if triple.output in poisoned:
+                pile, kind = poisoned[triple.output]
+                learned[pile].append(f"{kind}: {triple.output!r}")
+            before += any(reply in poisoned for _, reply in triple.history)
             texts = [triple.instruction, *(text for text, _ in triple.history)]
             authors = wordings[number_of[meta["turn"]], triple.output]
             stolen += any(asker.get(text) not in agreed for text in texts) or (
@@ -182,9 +205,8 @@ class Simulation:
         outputs = {row.triple.output for row in found.rows}
         return Night(
             rows=len(found.rows),
-            known=known,
-            nicely=nice,
-            tried=len(nicely & self._handed_in()),
+            learned=learned,
+            tried=self._tried(),
             before=before,
             stolen=stolen,
             kept=sum(len(words & outputs) for words in honest.values()),
@@ -194,11 +216,16 @@ class Simulation:
             seconds=seconds,
         )
 
-    def _handed_in(self) -> set[str]:
-        """What was put forward to be learned: said and liked, or written as a better wording."""
-        liked = {j.exchange for j in self.judged if j.verdict == "good"}
-        said = {self.crowd.exchanges[number].reply or "" for number in liked}
-        return {text.strip() for text in (*said, *(j.verdict for j in self.judged))}
+    def _tried(self) -> dict[Pile, int]:
+        """How much poison was put forward to be learned by people who agreed: said and liked, or
+        written as a better wording."""
+        put = set()
+        for one in self.judged:
+            said = self.crowd.exchanges[one.exchange]
+            if {one.who, said.who} <= self.stage.agreed and said.number not in self.erased:
+                put.add((said.reply or "" if one.verdict == "good" else one.verdict).strip())
+        piles = Counter(self.crowd.poisoned[text][0] for text in put & self.crowd.poisoned.keys())
+        return {pile: piles[pile] for pile in PILES}
 
     def _honest(self) -> dict[str, set[str]]:
         """What honest people wrote who agreed, to exchanges of such as agreed; by its first author.
@@ -249,11 +276,12 @@ def hold_out(dataset: Dataset, count: int, seed: int) -> tuple[Dataset, list[Row
 
 async def simulate(
     people: int, nights: int, seed: int, authored_rows: int = 0
-) -> tuple[list[tuple[Night, Night]], list[Learned]]:
+) -> tuple[list[Played], list[Learned]]:
     """Plays the nights; of each what is collected, with the rules and without.
 
-    With `authored_rows` the base is trained, on so many of these alone and then night after night.
-    Raises SettingsError, TriplesError, DatasetError, and what training raises.
+    With `authored_rows` the base is trained, on so many of these alone, then night after night, and
+    at last once on what the last night would be without the rules. Raises SettingsError,
+    TriplesError, DatasetError, and what training raises.
     """
     settings = read(Path("config.toml"), environment())
     dialogues = settings.persona.dialogues
@@ -263,7 +291,7 @@ async def simulate(
     refusing = frozenset(p.name for p in crowd.people if p.kind == "refusing")
     authored = frozenset(row.key for row in (*dataset.rows, *dataset.shown))
     screen = Screen(guard, read_forbidden(dialogues))
-    seen: list[tuple[Night, Night]] = []
+    seen: list[Played] = []
     learned: list[Learned] = []
     with tempfile.TemporaryDirectory() as folder:
         var = Path(folder)
@@ -275,42 +303,48 @@ async def simulate(
                 ahead = [row.message for row in islice(crowd.rows, _ASKED)]
                 crowd.spoken = await trained.untrained(ahead)
             for number in range(nights):
-                ruled, unruled, rows = await played.night(number)
-                seen.append((ruled, unruled))
+                seen.append(await played.night(number))
                 if trained:
-                    if not learned:
-                        learned.append(await trained.learn([], played.disliked()))
-                    learned.append(await trained.learn(rows, played.disliked()))
+                    runs = [(f"night {number + 1}", seen[-1].rows)]
+                    if number == 0:
+                        runs.insert(0, ("authored rows alone", []))
+                    if number == nights - 1:
+                        runs.append((f"night {nights}, rules off", seen[-1].unruled_rows))
+                    for name, rows in runs:
+                        learned.append(
+                            await trained.learn(name, rows, played.disliked(), crowd.poisoned)
+                        )
     return seen, learned
 
 
-def failures(nights: Sequence[tuple[Night, Night]]) -> list[str]:
+def failures(nights: Sequence[Played]) -> list[str]:
     """The goals that were missed, a line each."""
     missed = []
-    for number, (ruled, unruled) in enumerate(nights, 1):
-        missed += [f"night {number}: learned {line}" for line in ruled.known]
-        if ruled.before:
-            missed.append(f"night {number}: poison in the history of {ruled.before} rows")
-        if ruled.stolen or unruled.stolen:
-            stolen = ruled.stolen + unruled.stolen
+    for number, night in enumerate(nights, 1):
+        ruled, unruled = night.ruled, night.unruled
+        missed += [f"night {number}: learned {line}" for line in ruled.learned["known"]]
+        if stolen := ruled.stolen + unruled.stolen:
             missed.append(f"night {number}: {stolen} rows of people who did not agree")
-        if ruled.kept < KEPT * ruled.allowed:
+        if ruled.share < KEPT:
             missed.append(
                 f"night {number}: {ruled.kept} of {ruled.allowed} honest corrections kept"
             )
     return missed
 
 
-def show(nights: Sequence[tuple[Night, Night]]) -> None:
-    print("| night | rules | rows | poison | put nicely | in a history | without consent "
-          "| honest corrections kept | folded | capped | held | seconds |")  # fmt: skip
-    print("|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
-    for number, (ruled, unruled) in enumerate(nights, 1):
-        print(ruled.line(number, "on"))
-        print(unruled.line(number, "off"))
-    ruled, _ = nights[-1]
-    print("\nheld for review: " + _counted(ruled.held))
-    print("left out: " + _counted(ruled.left))
+def show(nights: Sequence[Played]) -> None:
+    print("| night | rules | rows | poison | known wording | unseen wording | put nicely "
+          "| in a history | without consent | honest corrections kept | folded | capped | held "
+          "| seconds |")  # fmt: skip
+    print("|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+    for number, night in enumerate(nights, 1):
+        print(night.ruled.line(number, "on"))
+        print(night.unruled.line(number, "off"))
+    last = nights[-1].ruled
+    print("\nheld for review: " + _counted(last.held))
+    print("left out: " + _counted(last.left))
+    unseen: Counter[str] = Counter(line.split(":")[0] for line in last.learned["unseen"])
+    print("of unseen wording learned: " + _counted(unseen))
 
 
 def _counted(counts: Counter[str]) -> str:
@@ -323,17 +357,17 @@ def main() -> int:
     parser.add_argument("--nights", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--train",
+        "--model",
         action="store_true",
         help="train the embedded base each night; takes minutes a night",
     )
-    parser.add_argument("--rows", type=int, default=400, help="authored rows that --train takes")
+    parser.add_argument("--rows", type=int, default=240, help="authored rows that --model takes")
     options = parser.parse_args()
     if options.people < 40 or options.nights < 1:
         parser.error("at least 40 people and a night are needed")
     facts = machine(("aiosqlite", "SQLAlchemy"))
     begun = time.perf_counter()
-    rows = options.rows if options.train else 0
+    rows = options.rows if options.model else 0
     try:
         nights, learned = asyncio.run(simulate(options.people, options.nights, options.seed, rows))
     except (SettingsError, TriplesError, DatasetError, WeightsError, EngineError) as mistake:
@@ -343,11 +377,14 @@ def main() -> int:
     print(f"{options.people} people, seed {options.seed}, {time.perf_counter() - begun:.0f} s\n")
     show(nights)
     if learned:
-        print("\n| night | rows | of them collected | held-out loss, nats a character "
+        print(
+            f"\ntrained on {options.rows} authored rows and a share of those collected, one epoch"
+        )
+        print("| trained on | rows | of them collected | poison | held-out loss, nats a character "
               "| disliked replies said again |")  # fmt: skip
-        print("|--:|--:|--:|--:|--:|")
-        for number, one in enumerate(learned):
-            print(one.line(number))
+        print("|---|--:|--:|--:|--:|--:|")
+        for one in learned:
+            print(one.line())
     missed = failures(nights)
     for line in missed:
         print(f"daiyu: {line}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What nights of training make of the embedded base, for `benchmarks.loop --train`.
+"""What nights of training make of the embedded base, for `benchmarks.loop --model`.
 
 The trainer's own preprocessing, loop and settings, on a sample of the authored rows, so that a
 night takes minutes, mixed with what was collected. Before the first night the untrained base is
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,18 +35,20 @@ _JUDGED_BY = 60
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What a night's adapter is. `loss` is of held-out rows, in nats a character."""
+    """What an adapter is. `loss` is of held-out rows, in nats a character."""
 
+    name: str
     rows: int
     collected: int
+    poison: int
     loss: float
     disliked: int
     again: int
 
-    def line(self, number: int) -> str:
+    def line(self) -> str:
         share = f"{self.again / self.disliked:.0%}" if self.disliked else "-"
         return (
-            f"| {number} | {self.rows} | {self.collected} | {self.loss:.3f} "
+            f"| {self.name} | {self.rows} | {self.collected} | {self.poison} | {self.loss:.3f} "
             f"| {self.again} of {self.disliked} ({share}) |"
         )
 
@@ -69,8 +71,14 @@ class Nights:
         """What the base says to each of these by itself. Raises WeightsError, EngineError."""
         return await self._says(Served("untrained", EMBEDDED, None, None), messages)
 
-    async def learn(self, collected: Sequence[Row], disliked: Mapping[str, str]) -> Learned:
-        """Trains anew; `disliked` are replies by their message.
+    async def learn(
+        self,
+        name: str,
+        collected: Sequence[Row],
+        disliked: Mapping[str, str],
+        poisoned: Collection[str],
+    ) -> Learned:
+        """Trains anew; `disliked` are replies by their message, `poisoned` are counted.
 
         Raises TrainingError, WeightsError, DatasetError, EngineError.
         """
@@ -84,9 +92,12 @@ class Nights:
             for message, reply in disliked.items()
         )
         losses = [line["loss"] for line in run.metrics() if line["kind"] == "evaluation"]
+        learned = [row for row in dataset.rows if row.triple.meta is not None]
         return Learned(
+            name=name,
             rows=len(dataset.rows),
-            collected=len(dataset.rows) - len(dataset.bare().rows),
+            collected=len(learned),
+            poison=sum(row.triple.output in poisoned for row in learned),
             loss=min(losses),
             disliked=len(disliked),
             again=again,

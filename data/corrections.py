@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
 from data.learning import Judgement, Person, Rated, Snapshot
 from data.near import Grams, Near
+from data.screen import Reason
 
 State = Literal["held", "screened", "approved", "rejected"]
 
@@ -20,7 +21,20 @@ ALIKE = 0.6
 RECORD = "record"
 """The reason against whoever was mostly wrong before."""
 FAILED = 3
-"""Corrections that failed, from which on a person's record speaks against the others."""
+"""Faults from which on a person's record speaks against them, where less than these was well."""
+_GRAVE = frozenset(
+    (
+        Reason.CONTROL,
+        Reason.LINK,
+        Reason.CONTACT,
+        Reason.SEXUAL,
+        Reason.HARM,
+        Reason.PROFANITY,
+        Reason.ASSISTANT,
+    )
+)
+"""What nobody writes by mistake. Once is a record: the next such wording may be one that no rule
+knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +78,7 @@ def standing(
         for judgement in rated.judgements
         if judgement.correction is not None
     ]
-    failed = Counter(c.person for c in found if not c.usable)
-    passed = Counter(c.person for c in found if c.usable)
+    failed, passed = records(found, reason)
     distrusted = {p for p, n in failed.items() if n >= FAILED and n > passed[p]}
     found = [
         replace(c, state="held", reason=RECORD)
@@ -74,6 +87,35 @@ def standing(
         for c in found
     ]
     return _agreed(found, snapshot, grams, agreement) if agreement else found
+
+
+def records(
+    corrections: Iterable[Correction], reason: Callable[[str, str], str | None]
+) -> tuple[Counter[Person], Counter[Person]]:
+    """The faults of each person's wordings, and how many had none.
+
+    A wording is judged by itself: nobody is to blame for what another one asked, nor for the burst
+    or the record that had it put aside.
+    """
+    failed: Counter[Person] = Counter()
+    passed: Counter[Person] = Counter()
+    for one in corrections:
+        if one.state == "approved":
+            passed[one.person] += 1
+        elif one.state == "rejected":
+            failed[one.person] += 1
+        elif found := faults(reason("", one.wording)):
+            failed[one.person] += found
+        elif one.usable:
+            passed[one.person] += 1
+    return failed, passed
+
+
+def faults(reason: str | None) -> int:
+    """How much a wording that the screen holds for this reason speaks against whoever likes it."""
+    if reason is None:
+        return 0
+    return FAILED if reason in _GRAVE else 1
 
 
 def _judged(

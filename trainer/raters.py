@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from data.corrections import FAILED, Correction
+from data.corrections import FAILED, Correction, faults, records
 from data.learning import Person, Snapshot
 
 Weights = Callable[[Person], float]
@@ -56,17 +56,15 @@ def distrusted(
 ) -> frozenset[Person]:
     """Who mostly held to be well said what may not be learned: their likes and corrections wait.
 
-    A like of a reply that the screen holds counts as much as a correction that failed; the reply is
-    judged by itself, for nobody is to blame for what another one asked.
+    A like of a reply that the screen holds counts as much as such a correction.
     """
-    failed: Counter[Person] = Counter()
-    passed: Counter[Person] = Counter()
+    failed, passed = records((one for several in corrections.values() for one in several), reason)
     for rated in snapshot.rated:
         if rated.spoken.guarded:
             continue
-        counts = failed if reason("", rated.spoken.reply) else passed
-        counts.update(judgement.person for judgement in rated.judgements if judgement.vote > 0)
-    for several in corrections.values():
-        for correction in several:
-            (passed if correction.usable else failed)[correction.person] += 1
+        found = faults(reason("", rated.spoken.reply))
+        for judgement in rated.judgements:
+            if judgement.vote > 0:
+                failed[judgement.person] += found
+                passed[judgement.person] += not found
     return frozenset(p for p, n in failed.items() if n >= FAILED and n > passed[p])

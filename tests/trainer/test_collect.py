@@ -361,31 +361,46 @@ async def test_people_known_for_long_are_no_burst(village: Village) -> None:
 
 async def test_whoever_was_mostly_wrong_is_read_before_learned(village: Village) -> None:
     await village.agree("troll", "甲")
-    for number in range(3):
-        turn = await village.say("troll", f"第{number}回" * 3, "嗯。")
-        await village.rate("troll", turn, better=f"滚{number}蛋，去死。")
+    turn = await village.say("troll", BAMBOO, "嗯。")
+    await village.rate("troll", turn, better="滚蛋，去死。")
     turn = await village.say("troll", RAIN, SAID[0])
     await village.rate("troll", turn, better=SAID[1])
     honest = await village.say("甲", LAMP, SAID[2])
     await village.rate("甲", honest, better=SAID[3])
     assert await village.learned() == [honest]
     assert (turn, "record") in await village.held()
+    # Whoever is right more often than that is heard again.
+    for number in range(4, 7):
+        more = await village.say("troll", f"第{number}回" * 3, "嗯。")
+        await village.rate("troll", more, better=SAID[number])
+    assert turn not in await village.learned()  # but what was put aside waits
+
+
+async def test_nobody_is_blamed_for_what_was_asked_nor_for_a_burst(village: Village) -> None:
+    await village.agree("甲")
+    for asked in ("我不想活了", "打13812345678给我"):
+        turn = await village.say("甲", asked, "嗯。")
+        await village.rate("甲", turn, better=SAID[0])
+    turn = await village.say("甲", RAIN, "嗯。")
+    await village.rate("甲", turn, better=SAID[1])
+    assert await village.learned() == [turn]
 
 
 async def test_whoever_mostly_liked_what_is_refused_has_their_likes_read_first(
     village: Village,
 ) -> None:
     await village.settle("troll", "甲", "乙")
-    for number in range(5):
-        turn = await village.say("troll", f"第{number}回" * 3, f"滚，{SAID[number]}")
+    for number in range(2):  # of what may slip from anybody twice is no record
+        turn = await village.say("troll", f"第{number}回" * 3, f"呵呵，{SAID[number]}")
         await village.rate("troll", turn)
-        if number == 1:  # twice is no record
-            early = await village.say("troll", RAIN, SAID[5])
-            await village.rate("troll", early)
-            assert early in await village.learned()
+    early = await village.say("troll", RAIN, SAID[5])
+    await village.rate("troll", early)
+    assert await village.learned() == [early]
+    # Of what nobody says by mistake once is, until more was well.
+    rude = await village.say("troll", BAMBOO, f"滚，{SAID[2]}")
+    await village.rate("troll", rude)
     fair = await village.say("troll", LAMP, SAID[6])
     await village.rate("troll", fair)
-    # Two of seven were fair: that is a record.
     assert await village.learned() == []
     assert {(early, "record"), (fair, "record")} <= set(await village.held())
     # In a group such a like is none, and a correction is read first.
