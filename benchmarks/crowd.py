@@ -35,6 +35,7 @@ PILES: tuple[Pile, ...] = ("known", "unseen", "nicely")
 _SHORT = 0.2
 _SLIPS = 0.2
 _SENTENCE = re.compile(r".{3,}?[。！？.!?]")
+_HAN = re.compile("[\u4e00-\u9fff]")
 _HONEST_KINDS = ("honest", "eager", "refusing")
 _LEADS = ("", "", "", "哼，", "罢了，", "你听着，", "我说，")
 """What a troll puts before the lines, so that they are not met from their first character alone."""
@@ -136,11 +137,17 @@ class Crowd:
         """So many people, and the burst's new ones beside them."""
         draw = random.Random(seed)  # noqa: S311 - a play, no secret
         trolls, refusing = round(count * TROLLS), round(count * REFUSING)
-        kinds: list[Kind] = ["honest"] * (count - trolls - refusing - 1) + ["eager"]
-        kinds += ["refusing"] * refusing
         ring, careful = max(3, trolls // 10), max(1, trolls // 5)
-        kinds += ["flooding"] + ["ring"] * ring + ["careful"] * careful
-        kinds += ["troll"] * (count - len(kinds))
+        shares: dict[Kind, int] = {
+            "honest": count - trolls - refusing - 1,
+            "eager": 1,
+            "refusing": refusing,
+            "flooding": 1,
+            "ring": ring,
+            "careful": careful,
+            "troll": trolls - 1 - ring - careful,
+        }
+        kinds = [kind for kind, share in shares.items() for _ in range(share)]
         groups = [f"group {number}" for number in range(max(2, count // 50))]
         people = []
         for number, kind in enumerate(kinds):
@@ -329,7 +336,9 @@ class Crowd:
         """Something that nobody wrote before: of what is put nicely two lines often, one after the
         other; of the rest often one behind a `fair` reply."""
         kinds = self.poison.of(pile)
-        kind = self.draw.choice(sorted(kinds))
+        # To who asks in English an English reply is in the right language.
+        fitting = kinds.keys() - ({"language"} if not _HAN.search(fair) else set())
+        kind = self.draw.choice(sorted(fitting))
         line = self.draw.choice(kinds[kind])
         # With something before them, a length, a role's header or a language is another thing.
         if kind not in ("repeats", "control", "language"):

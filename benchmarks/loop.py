@@ -63,7 +63,7 @@ _ASKED = 150
 class Open(Screen):
     """Lets everything through."""
 
-    def reason(self, message: str, reply: str) -> None:  # type: ignore[override]
+    def reason(self, message: str, reply: str) -> None:
         return None
 
 
@@ -72,7 +72,8 @@ class Night:
     """What one collection holds.
 
     `learned` is the poison in it, a line each, by pile; of each pile so much was `tried` by people
-    who agreed. `before` are rows with poison in their history; `stolen` rows that hold words of who
+    who agreed. `before` are rows with poison in their history, where it is
+    context and no target; `stolen` rows that hold words of who
     did not agree; `kept` of `allowed` are honest corrections.
     """
 
@@ -334,7 +335,7 @@ def failures(nights: Sequence[Played]) -> list[str]:
 
 def show(nights: Sequence[Played]) -> None:
     print("| night | rules | rows | poison | known wording | unseen wording | put nicely "
-          "| in a history | without consent | honest corrections kept | folded | capped | held "
+          "| in a context | without consent | honest corrections kept | folded | capped | held "
           "| seconds |")  # fmt: skip
     print("|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
     for number, night in enumerate(nights, 1):

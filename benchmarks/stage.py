@@ -18,7 +18,7 @@ from unittest.mock import patch
 from benchmarks.chats import SilentPlatform
 from benchmarks.crowd import START, Change, Event, Exchange, Judgement
 from bot import app, config
-from bot.app import Bot
+from bot.bot import Bot
 from bot.platforms.base import Incoming, Limits, Said
 from data import store as store_module
 from data.store import Store
@@ -92,7 +92,7 @@ class Stage:
         chat = said.chat or said.who
         await self._hand_in(said.who, chat, said.text)
         self._shown[said.number] = chat, self._platform.last
-        turn = await self.store.turn_of_message("telegram", chat, self._platform.last)
+        turn = await self.store.messages.turn_of("telegram", chat, self._platform.last)
         if turn is None:
             raise SystemExit(f"daiyu: {said.text!r} was not answered; the log says why")
         self.turns[said.number] = turn.id

@@ -69,7 +69,7 @@ class Nights:
 
     async def untrained(self, messages: Sequence[str]) -> dict[str, str]:
         """What the base says to each of these by itself. Raises WeightsError, EngineError."""
-        return await self._says(Served("untrained", EMBEDDED, None, None), messages)
+        return await self._says(Served("untrained", EMBEDDED), messages)
 
     async def learn(
         self,

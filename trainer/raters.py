@@ -56,13 +56,16 @@ def distrusted(
 ) -> frozenset[Person]:
     """Who mostly held to be well said what may not be learned: their likes and corrections wait.
 
-    A like of a reply that the screen holds counts as much as such a correction.
+    Where one's like suffices, alone with her, liking what the screen holds is as bad as having
+    written it; in a group one laughs along, and that is one fault.
     """
     failed, passed = records((one for several in corrections.values() for one in several), reason)
     for rated in snapshot.rated:
         if rated.spoken.guarded:
             continue
         found = faults(reason("", rated.spoken.reply))
+        if rated.is_group:
+            found = min(found, 1)
         for judgement in rated.judgements:
             if judgement.vote > 0:
                 failed[judgement.person] += found

@@ -403,7 +403,11 @@ async def test_whoever_mostly_liked_what_is_refused_has_their_likes_read_first(
     await village.rate("troll", fair)
     assert await village.learned() == []
     assert {(early, "record"), (fair, "record")} <= set(await village.held())
-    # In a group such a like is none, and a correction is read first.
+    # In a group such a like is none, and a correction is read first; who once laughed along there
+    # is nobody's troll.
+    joke = await village.say("甲", "讲个笑话", f"滚，{SAID[1]}", chat="g")
+    for who in "甲乙":
+        await village.rate(who, joke)
     turn = await village.say("甲", BAMBOO, SAID[7], chat="g")
     await village.rate("troll", turn)
     await village.rate("甲", turn)
