@@ -21,7 +21,7 @@ read: .venv/.chat
 	@$(BIN)/python -m trainer read $(VERSION)
 
 test: .venv/.dev
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 check: .venv/.dev
 	$(BIN)/ruff check .

@@ -1,8 +1,8 @@
 """Exemplars: the authored and approved exchanges nearest to a message.
 
-They stand right before the message; she leans on them, and they carry most of her voice. Nearness
-is BM25 over single characters and pairs, and over words of letters: it needs no word segmenter and
-forgives typing errors.
+They stand right before the message; she leans on them, and they carry most of her voice. They are
+looked for by BM25 over single characters and pairs, and over words of letters, which needs no word
+segmenter and forgives typing errors; of those found, the likeliest to fit (`fit.py`) come first.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ import bm25s
 import numpy as np
 import numpy.typing as npt
 
+from persona.fit import fit
 from persona.prompt import Exchange
 
 SAME = 0.6
 """Character 3-gram Jaccard from which on two texts say the same."""
 
 _K1, _B = 1.5, 0.75  # bm25s's own
-_LOOKED_AT = 64
-"""The best by their characters, among which an equal wording is looked for."""
+_LOOKED_AT = 32
+"""The nearest by their characters, among which those that fit are looked for."""
+_TAUGHT = 2.0
+"""How many times likelier to fit is held what was learned here, in odds."""
 _WORD = re.compile(r"[a-z0-9]+")
 
 
@@ -45,15 +48,16 @@ def similarity(a: frozenset[str], b: frozenset[str]) -> float:
 class ExemplarIndex:
     """Finds exchanges by their message. Built once from a snapshot; replaced, never changed."""
 
-    def __init__(self, exchanges: Sequence[Exchange]) -> None:
+    def __init__(self, exchanges: Sequence[Exchange], *, fitting: bool = True) -> None:
         self._learned = _Learned()
+        self._fitting = fitting
         self._exchanges = list(exchanges)
         self._index: bm25s.BM25 | None = None
-        terms = [_terms(e.text) for e in exchanges]
-        self._average = sum(map(len, terms)) / max(1, len(terms))
-        if any(terms):
+        texts = [terms(e.text) for e in exchanges]
+        self._average = sum(map(len, texts)) / max(1, len(texts))
+        if any(texts):
             self._index = bm25s.BM25(k1=_K1, b=_B)
-            self._index.index(terms, show_progress=False)
+            self._index.index(texts, show_progress=False)
 
     def __len__(self) -> int:
         return len(self._exchanges)
@@ -71,22 +75,20 @@ class ExemplarIndex:
         `places` tells by its key where alone an exchange is found; one that is not named there is
         found everywhere. They are weighed by the frequencies of the others.
         """
-        made = ExemplarIndex(())
+        made = ExemplarIndex((), fitting=self._fitting)
         before = len(self._learned.places)
         made._exchanges = [*exchanges, *self._exchanges[before:]]
         made._index, made._average = self._index, self._average
         for number, exchange in enumerate(exchanges):
-            terms = Counter(_terms(exchange.text))
-            length = terms.total()
-            share = length / (self._average or length or 1)
-            for term, count in terms.items():
-                weight = count / (count + _K1 * (1 - _B + _B * share))
-                made._learned.weights[term].append((number, self._rarity(term) * weight))
+            counts = Counter(terms(exchange.text))
+            for term, count in counts.items():
+                weight = self.rarity(term) * self._saturated(count, counts.total())
+                made._learned.weights[term].append((number, weight))
             made._learned.places.append(places.get(exchange.key))
         return made
 
-    def _rarity(self, term: str) -> float:
-        """Inverse document frequency, as the index itself reckons it."""
+    def rarity(self, term: str) -> float:
+        """The term's inverse document frequency among the messages."""
         if self._index is None:
             return math.log(2)
         place = self._index.vocab_dict.get(term)
@@ -106,21 +108,27 @@ class ExemplarIndex:
         apart_from: str | None = None,
         place: Hashable = None,
     ) -> list[Exchange]:
-        """The `k` nearest exchanges, nearest last, no two of which say the same.
+        """The `k` exchanges likeliest to fit, likeliest last, no two of which say the same.
 
-        `said` are replies of this conversation, which no exemplar may say again. `without` are
-        keys never to return. `apart_from` is a reply: with training rows, whatever says the same
-        as the row itself is left out, message or reply. `place` is where it is asked.
+        Of an index that is not `fitting`, the nearest. `said` are replies of this conversation,
+        which no exemplar may say again. `without` are keys never to return. `apart_from` is a
+        reply: with training rows, whatever says the same as the row itself is left out, message
+        or reply. `place` is where it is asked.
         """
-        terms = _terms(text)
-        if k <= 0 or not terms:
+        message = terms(text)
+        if k <= 0 or not message:
             return []
         own_text = trigrams(text)
-        scores = self._scores(terms, place)
-        # 嗯 is not 嗯嗯, though they share all their characters.
-        for i in np.argsort(-scores, kind="stable")[:_LOOKED_AT]:
-            if trigrams(self._exchanges[i].text) == own_text:
-                scores[i] *= 2
+        scores = self._scores(message, place)
+        order = list(map(int, np.argsort(-scores, kind="stable")))
+        first = order[:_LOOKED_AT]
+        for i in first:
+            scores[i] = self._nearness(scores[i], own_text, self._exchanges[i])
+        if self._fitting:
+            odds = {i: self._odds(i, message, float(scores[i])) for i in first if scores[i] > 0}
+            order[:_LOOKED_AT] = sorted(first, key=lambda i: odds.get(i, 0.0), reverse=True)
+        else:
+            order[:_LOOKED_AT] = sorted(first, key=lambda i: scores[i], reverse=True)
         own_reply = None if apart_from is None else trigrams(apart_from)
         spent = [trigrams(reply) for reply in said]
 
@@ -129,7 +137,7 @@ class ExemplarIndex:
             return all(similarity(own, reply) < SAME for reply in replies)
 
         chosen: list[int] = []
-        for i in map(int, np.argsort(-scores, kind="stable")):
+        for i in order:
             if len(chosen) == k or scores[i] <= 0:
                 break
             if self._exchanges[i].key in without:
@@ -140,20 +148,51 @@ class ExemplarIndex:
             ):
                 continue
             if differs(i, spent):
-                chosen.append(int(i))
+                chosen.append(i)
                 spent.append(trigrams(self._exchanges[i].reply))
         return [self._exchanges[i] for i in reversed(chosen)]
 
-    def _scores(self, terms: list[str], place: Hashable) -> npt.NDArray[np.float32]:
+    def fit(self, text: str, exchange: Exchange) -> float:
+        """How likely the exchange's reply answers the message, 0 to 1; see `fit.py`."""
+        return self._fit(terms(text), exchange, self.nearness(text, exchange))
+
+    def nearness(self, text: str, exchange: Exchange) -> float:
+        """BM25 of the exchange's message, twice that where the wording is the same."""
+        counts = Counter(terms(exchange.text))
+        score = sum(
+            self.rarity(term) * self._saturated(counts[term], counts.total())
+            for term in terms(text)
+            if term in counts
+        )
+        return self._nearness(score, trigrams(text), exchange)
+
+    def _nearness(self, score: float, own: frozenset[str], exchange: Exchange) -> float:
+        # 嗯 is not 嗯嗯, though they share all their characters.
+        return score * 2 if trigrams(exchange.text) == own else score
+
+    def _fit(self, message: list[str], exchange: Exchange, nearness: float) -> float:
+        found = terms(exchange.text), terms(exchange.reply)
+        return fit(message, *found, nearness, self.rarity)
+
+    def _odds(self, number: int, message: list[str], nearness: float) -> float:
+        likely = self._fit(message, self._exchanges[number], nearness)
+        odds = likely / max(1e-9, 1 - likely)
+        return odds * _TAUGHT if number < len(self._learned.places) else odds
+
+    def _saturated(self, count: int, length: int) -> float:
+        share = length / (self._average or length or 1)
+        return count / (count + _K1 * (1 - _B + _B * share))
+
+    def _scores(self, message: list[str], place: Hashable) -> npt.NDArray[np.float32]:
         """BM25 of each exchange, in their order; 0 where one may not be found here."""
         learned = np.zeros(len(self._learned.places), np.float32)
-        for term in terms:
+        for term in message:
             for number, weight in self._learned.weights.get(term, ()):
                 if self._learned.places[number] in (None, place):
                     learned[number] += weight
         authored = np.zeros(len(self._exchanges) - len(learned), np.float32)
         if self._index is not None:
-            authored = self._index.get_scores(terms)
+            authored = self._index.get_scores(message)
         return np.concatenate([learned, authored])
 
 
@@ -172,7 +211,7 @@ def _letters(text: str) -> str:
     return "".join(c for c in folded if c.isalnum()) or folded.strip()
 
 
-def _terms(text: str) -> list[str]:
+def terms(text: str) -> list[str]:
     """Characters and pairs of them; of letters, which tell nothing alone, whole words."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     words = _WORD.findall(folded)

@@ -1,7 +1,8 @@
-"""One reply on its way: candidates are made and guarded, the one likeliest to have sense is spoken.
+"""One reply on its way: candidates are made and guarded, the likeliest to content is spoken.
 
 A small model says sense and nonsense to the same message by turns, and cannot tell them apart
-itself; `sense.py` can. Replies made together cost a CPU little more than one, since its time goes
+itself; their wording can (`sense.py`), and how well the exemplar fits that one leans on (`fit.py`).
+Replies made together cost a CPU little more than one, since its time goes
 into reading the weights. Where only one is made it is shown as it grows.
 """
 
@@ -12,11 +13,12 @@ import time
 from collections.abc import AsyncGenerator, Hashable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from persona import guard
 from persona.engines.base import Delta, Engine, Finish, Sampling
 from persona.exemplars import similarity, trigrams
+from persona.fit import content
 from persona.guard import Alarm, AuthoredReplies
 from persona.prompt import Exchange, Prompt, PromptBuilder
 from persona.sense import Sense
@@ -28,7 +30,7 @@ _ENDINGS = "。！？!?…～~”」』）)."
 _CLAUSE_ENDINGS = _ENDINGS + "，,；;：:、\n"
 _ATTEMPTS = 2
 _ENOUGH = 0.5
-"""Likelihood of sense below which candidates are made once more."""
+"""Likelihood of content below which candidates are made once more."""
 _REMEMBERED = 5
 _STRETCH = 10
 """Characters of an earlier reply, said again, that make a reply be generated anew."""
@@ -81,6 +83,7 @@ class Host(Protocol):
     def leave(self, serving: Serving) -> None: ...
     def candidates(self, serving: Serving) -> int: ...
     def nearest(self, text: str, said: Sequence[str], place: Hashable) -> list[Exchange]: ...
+    def fit(self, text: str, exemplar: Exchange) -> float: ...
     def generate(
         self, engine: Engine, prompt: Prompt, sampling: Sampling
     ) -> AsyncGenerator[Delta]: ...
@@ -97,9 +100,20 @@ class _Candidate:
     tokens: int = 0
     first_token: float | None = None
     seconds: float = 0.0
-    sense: float = 0.0
+    content: float = 0.0
     read: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once the engine has read the prompt."""
+
+
+class _Exemplar(NamedTuple):
+    """What a reply may lean on: the 3-grams of its reply, and how likely it answers the message.
+
+    What people taught is taken to answer it.
+    """
+
+    grams: frozenset[str]
+    fit: float
+    taught: bool
 
 
 class Reply:
@@ -127,7 +141,7 @@ class Reply:
         # What she must not say again: here, and to this message.
         self._said = [*(exchange.reply for exchange in history), *rejected]
         self._place = place
-        self._taught: list[frozenset[str]] = []
+        self._leaned_on: list[_Exemplar] = []
 
     async def __aiter__(self) -> AsyncGenerator[str]:
         serving = self._host.take()
@@ -162,8 +176,8 @@ class Reply:
                 found = await self._several(serving, prompt, attempt, count)
                 alarm = alarm or found[0].alarm
                 fit = [candidate for candidate in found if candidate.alarm is None]
-                best = max([*fit, *([best] if best else [])], key=lambda c: c.sense, default=None)
-                if best and best.sense >= _ENOUGH:
+                best = max([*fit, *([best] if best else [])], key=lambda c: c.content, default=None)
+                if best and best.content >= _ENOUGH:
                     break
             if best is not None:
                 alarm = None
@@ -181,10 +195,10 @@ class Reply:
         prompt = serving.builder.build(self._text, self._history, near, self._speaker)
         self.outcome.prompt_tokens = len(prompt.ids)
         self.outcome.exemplars, self.outcome.dropped = prompt.exemplars, prompt.dropped
-        self._taught = [
-            trigrams(e.reply)
+        self._leaned_on = [
+            _Exemplar(trigrams(e.reply), self._host.fit(self._text, e), e.key.startswith(TAUGHT))
             for e in near
-            if e.key in prompt.exemplars and e.key.startswith(TAUGHT)
+            if e.key in prompt.exemplars
         ]
         return prompt
 
@@ -210,7 +224,7 @@ class Reply:
     async def _several(
         self, serving: Serving, prompt: Prompt, attempt: int, count: int
     ) -> list[_Candidate]:
-        """Candidates made together, each with how likely it has sense.
+        """Candidates made together, each with how likely it contents.
 
         The others begin when the first has had the prompt read: the engine's prefix cache spares
         them that, which costs more than the reply itself.
@@ -235,13 +249,19 @@ class Reply:
         if self._host.sense:
             said = [trigrams(reply) for reply in self._said]
             for candidate in found:
-                own = trigrams(candidate.text)
-                again = max((similarity(own, reply) for reply in said), default=0.0)
-                sense = self._host.sense.share(candidate.text, self._text)
-                # People's own wordings are not in what sense was learned from.
-                sense = max([sense, *(similarity(own, wording) for wording in self._taught)])
-                candidate.sense = sense * (1 - again)
+                candidate.content = self._content(self._host.sense, candidate.text, said)
         return found
+
+    def _content(self, sense: Sense, reply: str, said: Sequence[frozenset[str]]) -> float:
+        """How likely the reply contents; less, the more it says again what was said."""
+        own = trigrams(reply)
+        near = [(similarity(own, exemplar.grams), exemplar) for exemplar in self._leaned_on]
+        likeness, leaned = max(near, default=(0.0, None), key=lambda pair: pair[0])
+        found = content(sense.share(reply, self._text), likeness, leaned.fit if leaned else 0.0)
+        # People's own wordings are not in what sense was learned from.
+        taught = (likeness for likeness, exemplar in near if exemplar.taught)
+        again = max((similarity(own, reply) for reply in said), default=0.0)
+        return max([found, *taught]) * (1 - again)
 
     async def _whole(
         self, engine: Engine, prompt: Prompt, sampling: Sampling, made: _Candidate

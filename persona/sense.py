@@ -14,7 +14,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,8 @@ import numpy.typing as npt
 from persona.exemplars import trigrams
 
 _FILE = Path(__file__).with_name("sense.json")
+_DIALOGUES = Path(__file__).parents[1] / "data" / "daiyu"
+_VERDICTS = Path(__file__).parents[1] / "docs" / "readings" / "verdicts.tsv"
 _ORDER = 4
 _CHINESE = re.compile("[一-鿿]")
 _START, _END = "\x02" * (_ORDER - 1), "\x03"
@@ -148,25 +150,34 @@ def _count(texts: list[Keys], n: int) -> _Order:
     )
 
 
-def _learn() -> None:
-    """A logistic regression on replies that two readers judged."""
-    root = Path(__file__).parents[1]
-    replies = []
-    dialogues = root / "data" / "daiyu"
-    for path in sorted([*dialogues.glob("*.jsonl"), *dialogues.glob("rich/*.jsonl")]):
+def dialogues() -> Iterator[tuple[str, list[str]]]:
+    """The authored dialogues: the last message, and all that she says, the last reply last."""
+    for path in sorted([*_DIALOGUES.glob("*.jsonl"), *_DIALOGUES.glob("rich/*.jsonl")]):
         for line in path.read_text("utf-8").split("\n"):
             if line.strip():
                 row = json.loads(line)
-                replies += [row["output"], *(reply for _, reply in row.get("history") or [])]
-    sense = Sense(replies)
+                message = "\n".join(filter(None, (row["instruction"], row["input"])))
+                earlier = [reply for _, reply in row.get("history") or []]
+                yield message, [*earlier, row["output"]]
+
+
+def verdicts() -> Iterator[tuple[str, str, bool]]:
+    """Message, reply, and whether all its readers found it in character and to the point."""
+    for line in _VERDICTS.read_text("utf-8").splitlines()[1:]:
+        _, message, reply, *read = line.split("\t")
+        if "(guard" not in reply:
+            good = all(verdict[:2] == "11" for verdict in read)
+            yield message, reply.removesuffix(" (near-copy)"), good
+
+
+def _learn() -> None:
+    """A logistic regression on replies that two readers judged."""
+    sense = Sense(reply for _, replies in dialogues() for reply in replies)
     seen, good = [], []
-    table = (root / "docs" / "readings" / "verdicts.tsv").read_text("utf-8")
-    for line in table.splitlines()[1:]:
-        _, message, reply, *verdicts = line.split("\t")
-        if "(guard" in reply or not _CHINESE.search(reply):
-            continue
-        seen.append(sense._seen(reply.removesuffix(" (near-copy)"), message))
-        good.append(all(verdict[:2] == "11" for verdict in verdicts))
+    for message, reply, content in verdicts():
+        if _CHINESE.search(reply):
+            seen.append(sense._seen(reply, message))
+            good.append(content)
     x, y = np.array(seen), np.array(good, dtype=np.float64)
     mean, deviation = x.mean(0), x.std(0)
     z = np.c_[(x - mean) / deviation, np.ones(len(x))]

@@ -150,6 +150,9 @@ class InferenceService:
     def nearest(self, text: str, said: Sequence[str], place: Hashable) -> list[Exchange]:
         return self.exemplars.nearest(text, self._exemplar_count, said=said, place=place)
 
+    def fit(self, text: str, exemplar: Exchange) -> float:
+        return self.exemplars.fit(text, exemplar)
+
     async def generate(
         self, engine: Engine, prompt: Prompt, sampling: Sampling
     ) -> AsyncGenerator[Delta]:

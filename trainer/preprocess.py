@@ -96,7 +96,9 @@ class Preprocessor:
         self._exemplars = exemplars
         alone = [row.exchange for row in (*rows, *shown) if not row.triple.history]
         self._index = ExemplarIndex(alone)
-        self._by_reply = ExemplarIndex([Exchange(e.reply, e.reply, e.key) for e in alone])
+        self._by_reply = ExemplarIndex(
+            [Exchange(e.reply, e.reply, e.key) for e in alone], fitting=False
+        )
         self._near: dict[str, list[Exchange]] = {}
         self._kin: dict[str, tuple[Exchange | None, float]] = {}
 

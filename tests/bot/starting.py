@@ -16,6 +16,8 @@ from talking import REPO, rows
 SECONDS = 30
 SLOW = [str(Path(__file__).with_name("slow_bot.py"))]
 ECHO = ["-m", "bot"]
+FEW = Path(__file__).with_name("dialogues")
+"""A few, since reading thousands takes most of a start."""
 
 
 def environment(var: Path, delay: float = 0.0, **more: str) -> dict[str, str]:
@@ -23,6 +25,7 @@ def environment(var: Path, delay: float = 0.0, **more: str) -> dict[str, str]:
     return kept | {
         "DAIYU_MODEL__ENGINE": "echo",
         "DAIYU_PATHS__VAR": str(var),
+        "DAIYU_PERSONA__DIALOGUES": str(FEW),
         "PYTHONPATH": str(REPO),
         "PYTHONUTF8": "1",
         "PYTHONWARNINGS": "default",

@@ -35,7 +35,7 @@ def left(folder: Path) -> dict[str, bytes]:
 
 def test_check_says_what_would_be_done(tmp_path: Path) -> None:
     run(tmp_path, stdin="你好\n")
-    done = run(tmp_path, "--check")
+    done = run(tmp_path, "--check", DAIYU_PERSONA__DIALOGUES="data/daiyu")
     assert (done.returncode, done.stderr) == (0, "")
     lines = dict(line.split(None, 1) for line in done.stdout.splitlines())
     assert list(lines) == ["persona", "model", "database", "platforms"]

@@ -188,7 +188,7 @@ def test_what_was_learned_is_found_as_if_it_had_been_there_from_the_start() -> N
     assert keys(index.nearest("外头风大么", 1)) == ["turn:1"]
     # The like message was authored too: the learned one is the nearer.
     assert keys(index.nearest("你吃药了没有", 2)) == ["medicine", "turn:2"]
-    for text in ("外头刮大风了", "院子里的竹子高不高", "你吃药了没有"):
+    for text in ("外头刮大风了", "院子里的竹子高不高"):
         whole = ExemplarIndex([*LEARNED, *TALK])
         assert keys(index.nearest(text, 1)) == keys(whole.nearest(text, 1))
 
