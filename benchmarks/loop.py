@@ -72,9 +72,8 @@ class Night:
     """What one collection holds.
 
     `learned` is the poison in it, a line each, by pile; of each pile so much was `tried` by people
-    who agreed. `before` are rows with poison in their history, where it is
-    context and no target; `stolen` rows that hold words of who
-    did not agree; `kept` of `allowed` are honest corrections.
+    who agreed. `before` are rows with poison in their history, where it is context and no target;
+    `stolen` rows that hold words of who did not agree; `kept` of `allowed` are honest corrections.
     """
 
     rows: int
