@@ -31,7 +31,7 @@ from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
 
-from benchmarks.crowd import PILES, START, Change, Crowd, Event, Judgement, Pile, Poison
+from benchmarks.crowd import NEW, PILES, START, Change, Crowd, Event, Judgement, Pile, Poison
 from benchmarks.machine import machine
 from benchmarks.stage import Stage, opened
 from benchmarks.trained import Learned, Nights
@@ -285,7 +285,7 @@ async def simulate(
     """
     settings = read(Path("config.toml"), environment())
     dialogues = settings.persona.dialogues
-    dataset, held = hold_out(read_dataset(dialogues), people * nights * _ROWS_A_DAY, seed)
+    dataset, held = hold_out(read_dataset(dialogues), (people + NEW) * nights * _ROWS_A_DAY, seed)
     poison = Poison.read(Path(__file__).with_name("poison.toml"))
     crowd = Crowd.gathered(people, [row.triple for row in held], poison, seed)
     refusing = frozenset(p.name for p in crowd.people if p.kind == "refusing")

@@ -33,8 +33,8 @@ _GRAVE = frozenset(
         Reason.ASSISTANT,
     )
 )
-"""What nobody writes by mistake. Once is a record: the next such wording may be one that no rule
-knows."""
+"""What hardly anybody writes by mistake. It counts as two faults, so that twice is a record: the
+third time the words may be such as no rule knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def faults(reason: str | None) -> int:
     """How much a wording that the screen holds for this reason speaks against whoever likes it."""
     if reason is None:
         return 0
-    return FAILED if reason in _GRAVE else 1
+    return 2 if reason in _GRAVE else 1
 
 
 def _judged(

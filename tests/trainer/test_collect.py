@@ -361,19 +361,22 @@ async def test_people_known_for_long_are_no_burst(village: Village) -> None:
 
 async def test_whoever_was_mostly_wrong_is_read_before_learned(village: Village) -> None:
     await village.agree("troll", "甲")
-    turn = await village.say("troll", BAMBOO, "嗯。")
-    await village.rate("troll", turn, better="滚蛋，去死。")
+    for number in range(2):
+        turn = await village.say("troll", f"第{number}回" * 3, "嗯。")
+        await village.rate("troll", turn, better=f"滚{number}蛋，去死。")
     turn = await village.say("troll", RAIN, SAID[0])
     await village.rate("troll", turn, better=SAID[1])
     honest = await village.say("甲", LAMP, SAID[2])
     await village.rate("甲", honest, better=SAID[3])
     assert await village.learned() == [honest]
     assert (turn, "record") in await village.held()
-    # Whoever is right more often than that is heard again.
-    for number in range(4, 7):
-        more = await village.say("troll", f"第{number}回" * 3, "嗯。")
-        await village.rate("troll", more, better=SAID[number])
-    assert turn not in await village.learned()  # but what was put aside waits
+    # Whoever is right more often than that is heard again; what was put aside waits.
+    more = [await village.say("troll", SAID[(n + 1) % 8], "嗯。") for n in range(8)]
+    for number, other in enumerate(more):
+        await village.rate("troll", other, better=SAID[number])
+    found = await village.learned()
+    assert set(more) & set(found)
+    assert turn not in found
 
 
 async def test_nobody_is_blamed_for_what_was_asked_nor_for_a_burst(village: Village) -> None:
@@ -390,15 +393,13 @@ async def test_whoever_mostly_liked_what_is_refused_has_their_likes_read_first(
     village: Village,
 ) -> None:
     await village.settle("troll", "甲", "乙")
-    for number in range(2):  # of what may slip from anybody twice is no record
-        turn = await village.say("troll", f"第{number}回" * 3, f"呵呵，{SAID[number]}")
-        await village.rate("troll", turn)
-    early = await village.say("troll", RAIN, SAID[5])
-    await village.rate("troll", early)
-    assert await village.learned() == [early]
-    # Of what nobody says by mistake once is, until more was well.
     rude = await village.say("troll", BAMBOO, f"滚，{SAID[2]}")
     await village.rate("troll", rude)
+    early = await village.say("troll", RAIN, SAID[5])
+    await village.rate("troll", early)
+    assert await village.learned() == [early]  # once is no record
+    again = await village.say("troll", "墨磨好了么", f"滚，{SAID[4]}")
+    await village.rate("troll", again)
     fair = await village.say("troll", LAMP, SAID[6])
     await village.rate("troll", fair)
     assert await village.learned() == []
@@ -414,7 +415,7 @@ async def test_whoever_mostly_liked_what_is_refused_has_their_likes_read_first(
     assert await village.learned() == []
     await village.rate("乙", turn)
     assert await village.learned() == [turn]
-    corrected = await village.say("troll", "墨磨好了么", "嗯。")
+    corrected = await village.say("troll", "砚台呢", "嗯。")
     await village.rate("troll", corrected, better="砚台里早干了。")
     assert (corrected, "record") in await village.held()
 
