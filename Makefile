@@ -35,6 +35,7 @@ bench: .venv/.bench
 	@$(BIN)/python -m benchmarks.train
 	@$(BIN)/python -m benchmarks.telegram
 	@$(BIN)/python -m benchmarks.platforms
+	@$(BIN)/python -m benchmarks.loop --people 60 --nights 2
 
 # The pictures of the README: she talks on a stand-in for Telegram.
 screens: .venv/.bench

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
 from data.learning import Judgement, Person, Rated, Snapshot
 from data.near import Grams, Near
+from data.screen import Reason
 
 State = Literal["held", "screened", "approved", "rejected"]
 
@@ -19,8 +20,21 @@ ALIKE = 0.6
 """Jaccard similarity from which on two texts say the same."""
 RECORD = "record"
 """The reason against whoever was mostly wrong before."""
-_FAILED = 3
-"""Corrections that failed, from which on a person's record speaks against the others."""
+FAILED = 3
+"""Faults from which on a person's record speaks against them, where less than these was well."""
+_GRAVE = frozenset(
+    (
+        Reason.CONTROL,
+        Reason.LINK,
+        Reason.CONTACT,
+        Reason.SEXUAL,
+        Reason.HARM,
+        Reason.PROFANITY,
+        Reason.ASSISTANT,
+    )
+)
+"""What hardly anybody writes by mistake. It counts as two faults, so that twice is a record: the
+third time the words may be such as no rule knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +78,8 @@ def standing(
         for judgement in rated.judgements
         if judgement.correction is not None
     ]
-    failed = Counter(c.person for c in found if not c.usable)
-    passed = Counter(c.person for c in found if c.usable)
-    distrusted = {p for p, n in failed.items() if n >= _FAILED and n > passed[p]}
+    failed, passed = records(found, reason)
+    distrusted = {p for p, n in failed.items() if n >= FAILED and n > passed[p]}
     found = [
         replace(c, state="held", reason=RECORD)
         if c.state == "screened" and c.person in distrusted
@@ -74,6 +87,35 @@ def standing(
         for c in found
     ]
     return _agreed(found, snapshot, grams, agreement) if agreement else found
+
+
+def records(
+    corrections: Iterable[Correction], reason: Callable[[str, str], str | None]
+) -> tuple[Counter[Person], Counter[Person]]:
+    """The faults of each person's wordings, and how many had none.
+
+    A wording is judged by itself: nobody is to blame for what another one asked, nor for the burst
+    or the record that had it put aside.
+    """
+    failed: Counter[Person] = Counter()
+    passed: Counter[Person] = Counter()
+    for one in corrections:
+        if one.state == "approved":
+            passed[one.person] += 1
+        elif one.state == "rejected":
+            failed[one.person] += 1
+        elif found := faults(reason("", one.wording)):
+            failed[one.person] += found
+        elif one.usable:
+            passed[one.person] += 1
+    return failed, passed
+
+
+def faults(reason: str | None) -> int:
+    """How much a wording that the screen holds for this reason speaks against whoever likes it."""
+    if reason is None:
+        return 0
+    return 2 if reason in _GRAVE else 1
 
 
 def _judged(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from data.triples import TriplesError
+from data.wordings import INCITES, INDECENT, MACHINE, PROFANITY
 
 
 class Reason(StrEnum):
@@ -45,7 +46,7 @@ class Guard(Protocol):
 
 MAX_MESSAGE = 500
 MAX_REPLY = 300
-"""Characters. Fewer than `_MIN_REPLY` say nothing that could be learned."""
+"""Characters. Fewer letters than `_MIN_REPLY` say nothing that could be learned."""
 _MIN_REPLY = 2
 _LATIN_WORDS = 3
 """Words in letters that a Chinese reply may have."""
@@ -70,8 +71,12 @@ _INVISIBLE = re.compile(
     "[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e"
     "\u2060-\u206f\ufeff\ufff9-\ufffc\ud800-\udfff\U000e0000-\U000e007f]"
 )
+# Emoji are joined by it; between letters it hides a word.
+_JOINED_LETTERS = re.compile(r"(?<=\w)\u200d|\u200d(?=\w)")
 _LINK = re.compile(
-    r"https?[:：]?/|www\.|(?<![a-z0-9])t\.me/|magnet:|(?:点|dot|。)(?:com|cn|net|org)(?![a-z])"
+    r"https?[:：]?/|[￥$€](?=[a-z]*\d)[a-z0-9]{8,}[￥$€]|www\."
+    r"|(?<![a-z0-9])t\.me/|magnet:|(?:点|dot|。)(?:com|cn|net|org)(?![a-z])"
+    r"|(?:点|dot|。)(?:cc|top|xyz|vip|info|io)(?![a-z])"
     r"|[a-z0-9-]+\s?\.\s?(?:com|cn|net|org|io|top|xyz|cc|me|info|vip|club|site|shop|app|link|ly|tv"
     r"|co|ru|gg|edu|gov|wang|ink|icu|fun|live|online)(?![a-z0-9])"
 )
@@ -80,21 +85,27 @@ _MAIL = re.compile(
 )
 _HANDLE = re.compile(r"(?<![a-z0-9])@[a-z0-9_]{4,}")
 _NETWORKS = (
-    r"微信|威信|薇信|微芯|v信|(?<![a-z])(?:vx|wx|wechat|weixin|q{2}|telegram|whatsapp|skype|tg|ins(?![a-z]))"
+    r"微信|威信|薇信|微芯|v信|wei信|绿泡泡"
+    r"|(?<![a-z])(?:vx|wx|wechat|weixin|q{2}|telegram|whatsapp|skype|tg|ins(?![a-z]))"
     r"|扣扣|企鹅号|电报|微博|抖音|快手|陌陌|小红书"
 )
 _ACCOUNT = re.compile(
-    rf"(?:{_NETWORKS})(?:的?(?:号码?|账号|id|群))?(?:是|叫|为|搜|[:：=\s])*[a-z0-9][a-z0-9_-]{{4,}}"
+    rf"(?:{_NETWORKS})(?:的?(?:号码?|账号|id|群))?(?:是|叫|为|搜|一|索|[:：=\s])*[a-z0-9]"
+    r"[a-z0-9_-]{4,}|号码?(?:是|[:：=])\s?[a-z][a-z0-9_-]{4,}"
+    r"|[加扣➕+]\s?(?:我|个|下)*(?:[vqw薇]|威|扣)\s?(?:信|号)?\s?[:：=]?"
+    r"\s?[a-z0-9][a-z0-9_-]{4,}"
     rf"|(?:加|留|换|互)(?:我|你|个|一?下|他|她|的)*(?:{_NETWORKS}|联系方式|好友)"
     rf"|(?:{_NETWORKS})(?:上)?(?:联系|私聊|找|加)我|(?:进|加)(?:我的|这个|我们的?)?群[:：号]"
+    rf"|(?:{_NETWORKS}|手机|电话)(?:号码?)?同号"
 )
 _NUMBERS = r"[\d零〇一二三四五六七八九十百千]+"
 _ADDRESS = re.compile(
     r"(?:省|市|区|县|镇|乡|路|街|大道|巷|弄|胡同|小区|花园|公寓|大厦|家园|新村)"
     rf"[^，。！？,.!?\s]{{0,12}}?{_NUMBERS}(?:号|弄|栋|幢|单元|室|座)"
-    rf"|{_NUMBERS}(?:号楼|栋|幢)\s?{_NUMBERS}(?:单元|室|号|0)"
+    rf"|{_NUMBERS}单元{_NUMBERS}|{_NUMBERS}(?:号楼|栋|幢)\s?{_NUMBERS}(?:单元|室|号|0)"
     rf"|(?:住在|家住|住址|地址)[^。！？!?]{{0,15}}?(?:小区|公寓|{_NUMBERS}(?:号|栋|单元|室))"
 )
+_SECRET = re.compile(r"(?:密码|口令|验证码)锁?(?:就?是|为|[:：=])?\s?\d{4,}|护照.{0,4}[a-z]\d{7,}")
 _PLATE = re.compile(
     r"[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼][a-z][·\s]?"
     r"(?=[a-z0-9]*\d)[a-z0-9]{5,6}(?![a-z0-9])"
@@ -106,21 +117,13 @@ _LONG_NUMBER = re.compile(r"\d{7,}")
 """Telephone, account, card and QQ numbers; no date or price of a chat has as many digits."""
 _SPELLED = re.compile(r"[\d零〇一二三四五六七八九幺]{7,}")
 _SPELLED_DIGITS = str.maketrans("零〇一二三四五六七八九幺", "001234567891")
+# What stands in the middle of a word to hide it; commas and stops part words.
+_BETWEEN_LETTERS = {ord(c): None for c in ".*·-_~`'\"|/\\+^#@=•…❤♥♡★☆"}
+_HEARTS = {ord(c): None for c in "❤♥♡★☆•·*"}
 _BETWEEN_DIGITS = re.compile(
     r"(?<=[\d零〇一二三四五六七八九幺])[\s\-_.·()/]{1,3}(?=[\d零〇一二三四五六七八九幺])"
-)
-
-_PROFANITY = re.compile(
-    r"[傻煞沙][逼比笔叉屄]|(?<![a-z])s[bß](?![a-z])|[操肏艹草日]你(?:妈|大爷|全家|祖宗)|肏|艹|他妈的?|你妈[的逼死]"
-    r"|特么|尼玛|妈卖批|(?<![a-z])(?:tmd|nmsl|cnm|wcnm|fuck\w*|shit\w*|bitch\w*|asshole|cunt|dick(?:head)?|slut|whore"
-    r"|nigg\w*|retard\w*|faggot\w*|bastard)(?![a-z])|[鸡几]巴|屌|狗日|婊子|贱(?:人|货|婢)|骚货|王八(?:蛋|羔子)|龟儿子|狗东西"
-    r"|狗杂种|杂种|畜生|脑残|智障|弱智|白痴|废物|蠢(?:货|猪|材|驴)|笨猪|死肥猪|丑八怪|垃圾(?:人|东西|货色)|[装牛傻]逼|逼样"
-    r"|(?:你|他|她).{0,3}(?:真|就)?是个?垃圾|滚(?:蛋|粗|犊子|出去|远点|一边去)|(?:^|[，。！？,.!?\s])(?:快|给我|你给我|赶紧)?滚(?:开|罢|吧)?(?=$|[，。！？,.!?])"
-    r"|闭嘴|去死|死全家|全家.{0,2}死|不得好死|[弄杀捅砍打]死你|支那|黑鬼|死(?:基佬|同性恋|娘炮)"
-)
-_INCITES = re.compile(
-    r"去死|死了(?:倒|也|才|反倒)(?:好|干净|清净)|那就(?:死|跳|割)|(?<!别)跳下去(?:罢|吧|就)|不如(?:一)?死|死也罢|(?:割|划)(?:一刀|下去)"
-    r"|(?:活着|人生)(?:也)?没(?:什么)?意[思义]|一了百了|(?:kill|hurt|cut)yourself|kys(?![a-z])"
+    # Where a stop stands between single digits, somebody counts.
+    r"|(?<=[\d零〇一二三四五六七八九幺]{2})[,，、]\s?(?=[\d零〇一二三四五六七八九幺]{2})"
 )
 
 
@@ -144,28 +147,41 @@ class Screen:
     def _of_reply(self, message: str, reply: str) -> Reason | None:
         folded = folded_text(reply)
         bare = "".join(folded.split())
-        if self.guard.before(reply) == "risk" or _INCITES.search(bare):
+        plain = bare.translate(_BETWEEN_LETTERS)
+        if self.guard.before(reply) == "risk" or INCITES.search(plain):
             return Reason.HARM
-        if _PROFANITY.search(folded) or _PROFANITY.search(bare):
+        if any(PROFANITY.search(form) for form in (folded, bare, plain)):
             return Reason.PROFANITY
+        if INDECENT.search(plain):
+            return Reason.SEXUAL
+        if MACHINE.search(plain):
+            return Reason.ASSISTANT
         if any(pattern.search(reply) for pattern in self.forbidden):
             return Reason.VOICE
-        if not _MIN_REPLY <= len(reply.strip()) <= MAX_REPLY or len(message) > MAX_MESSAGE:
+        if len(reply.strip()) > MAX_REPLY or len(message) > MAX_MESSAGE:
             return Reason.LENGTH
-        return Reason.LANGUAGE if _wrong_language(message, reply) else None
+        if _wrong_language(message, reply):
+            return Reason.LANGUAGE
+        return Reason.LENGTH if sum(c.isalnum() for c in reply) < _MIN_REPLY else None
 
 
 def plain_reason(text: str) -> Reason | None:
     """What is wrong with any text, whoever said it: control tokens, links, personal data."""
     folded = folded_text(text)
-    if _INVISIBLE.search(text) or _CONTROL.search(text.casefold()) or _CONTROL.search(folded):
+    if _INVISIBLE.search(text) or _JOINED_LETTERS.search(text):
+        return Reason.CONTROL
+    if _CONTROL.search(text.casefold()) or _CONTROL.search(folded):
         return Reason.CONTROL
     if _MAIL.search(folded) or _HANDLE.search(folded) or _ACCOUNT.search(folded):
+        return Reason.CONTACT
+    if _ACCOUNT.search(folded.translate(_HEARTS)):
         return Reason.CONTACT
     if _LINK.search(folded):
         return Reason.LINK
     numbers = _with_digits(folded)
-    if _IDENTITY.search(numbers) or _ADDRESS.search(folded) or _PLATE.search(folded):
+    if any(_ADDRESS.search(form) for form in (folded, "".join(folded.split()))):
+        return Reason.PERSONAL
+    if _IDENTITY.search(numbers) or _PLATE.search(folded) or _SECRET.search(numbers):
         return Reason.PERSONAL
     return Reason.CONTACT if _LONG_NUMBER.search(numbers) else None
 

@@ -13,7 +13,7 @@ from datetime import timedelta
 from functools import lru_cache
 
 from data.config import StoreSettings
-from data.corrections import ALIKE, Correction, is_young, standing
+from data.corrections import ALIKE, RECORD, Correction, is_young, standing
 from data.learning import NOBODY, Learning, Person, Rated, Snapshot, Spoken
 from data.near import Near
 from data.screen import Screen
@@ -22,7 +22,7 @@ from persona.exemplars import trigrams
 from trainer.config import TrainingSettings
 from trainer.pairs import with_rejected
 from trainer.preprocess import Row
-from trainer.raters import Weights, weigh
+from trainer.raters import Weights, distrusted, weigh
 
 BURST = "burst"
 _HOUR = timedelta(hours=1)
@@ -115,7 +115,8 @@ def collect(
     corrections: defaultdict[int, list[Correction]] = defaultdict(list)
     for correction in standing(snapshot, reason, trigrams, store.agreement):
         corrections[correction.turn_id].append(correction)
-    weights = weigh(snapshot, corrections)
+    doubted = distrusted(snapshot, corrections, reason)
+    weights = weigh(snapshot, corrections, doubted)
     doubtful = bursts(snapshot, training.burst)
     candidates = []
     for rated in snapshot.rated:
@@ -125,11 +126,11 @@ def collect(
         if why := barred(snapshot, rated, training, store):
             made.left[why] += 1
             continue
-        burst = turn_id in doubtful
+        burst = BURST if turn_id in doubtful else None
         ours = [c for c in corrections[turn_id] if c.person in snapshot.agreed]
-        if chosen := _chosen(made, ours, weights, training.approved_only, burst):
+        if chosen := _chosen(made, ours, weights, training.approved_only, burst, doubted):
             candidates.append(_Candidate(rated, chosen.wording, 0.0, chosen))
-        elif one := _voted(made, snapshot, rated, weights, training.score, reason, burst):
+        elif one := _voted(made, snapshot, rated, weights, training.score, reason, burst, doubted):
             candidates.append(one)
     kept = _capped(made, _folded(made, candidates, authored, frozen), training)
     rows = [_row(snapshot, candidate, reason) for candidate in kept]
@@ -169,16 +170,19 @@ def _chosen(
     corrections: list[Correction],
     weights: Weights,
     approved_only: bool,
-    burst: bool,
+    burst: str | None,
+    doubted: Collection[Person],
 ) -> Correction | None:
     """The correction to learn of those of one turn: an approved one, that of the best rater."""
     usable = []
     for one in corrections:
-        reason = BURST if burst and one.state == "screened" else one.reason
+        doubt = burst or (RECORD if one.person in doubted else None)
         if one.state == "rejected":
             made.left["rejected"] += 1
-        elif one.state == "held" or (burst and one.state == "screened"):
-            made.held.append(Held(one.turn_id, one.person, one.wording, reason))
+        elif one.state == "held":
+            made.held.append(Held(one.turn_id, one.person, one.wording, one.reason))
+        elif one.state == "screened" and doubt:
+            made.held.append(Held(one.turn_id, one.person, one.wording, doubt))
         elif approved_only and one.state == "screened":
             made.left["not approved yet"] += 1
         else:
@@ -197,7 +201,8 @@ def _voted(
     weights: Weights,
     least: float,
     reason: Callable[[str, str], str | None],
-    burst: bool,
+    burst: str | None,
+    doubted: Collection[Person],
 ) -> _Candidate | None:
     """A reply that was voted good, where that suffices and nothing speaks against it."""
     spoken = rated.spoken
@@ -213,7 +218,8 @@ def _voted(
         return _Candidate(rated, verdict.edited or spoken.reply, votes, None)
     # What was put aside once stays there until it is judged.
     earlier = verdict.reason if verdict else None
-    if why := earlier or reason(spoken.text, spoken.reply) or (BURST if burst else None):
+    record = RECORD if spoken.person in doubted and not rated.is_group else None
+    if why := earlier or reason(spoken.text, spoken.reply) or burst or record:
         made.held.append(Held(spoken.turn_id, NOBODY, spoken.reply, why))
         return None
     return _Candidate(rated, spoken.reply, votes, None)

@@ -16,7 +16,7 @@ from persona.exemplars import trigrams
 from persona.prompt import Exchange
 from trainer.collect import barred, bursts, history_of, score
 from trainer.config import Settings, TrainingSettings
-from trainer.raters import weigh
+from trainer.raters import distrusted, weigh
 from trainer.stored import opened, screen
 
 MOST = 36
@@ -64,8 +64,8 @@ def judged(
     corrections: defaultdict[int, list[Correction]] = defaultdict(list)
     for one in standing(snapshot, reason, trigrams, store.agreement):
         corrections[one.turn_id].append(one)
-    weights = weigh(snapshot, corrections)
-    distrusted = bursts(snapshot, training.burst)
+    weights = weigh(snapshot, corrections, distrusted(snapshot, corrections, reason))
+    doubtful = bursts(snapshot, training.burst)
     rejected: Counter[Person] = Counter()
     corrected: Counter[Person] = Counter()
     found = []
@@ -73,7 +73,7 @@ def judged(
         spoken = rated.spoken
         if only is not None and spoken.turn_id not in only:
             continue
-        if barred(snapshot, rated, training, store) or spoken.turn_id in distrusted:
+        if barred(snapshot, rated, training, store) or spoken.turn_id in doubtful:
             continue
         # It will stand in the sample sheet, which may be shown around.
         if plain_reason(spoken.text) or plain_reason(spoken.reply):

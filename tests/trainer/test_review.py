@@ -50,13 +50,13 @@ class Reviewer:
 
 async def doubtful(village: Village) -> list[int]:
     """A reply with a telephone number, a correction that is rude, and a plain correction."""
-    await village.agree("甲")
+    await village.agree("甲", "乙")
     turns = [
-        await village.say("甲", "给个号码", PHONE),
+        await village.say("乙", "给个号码", PHONE),
         await village.say("甲", "灯要灭了", "剪一剪灯芯便亮了。"),
         await village.say("甲", "竹子长高了", "我爱它遮着窗。"),
     ]
-    await village.rate("甲", turns[0])
+    await village.rate("乙", turns[0])
     await village.rate("甲", turns[1], better="滚蛋。")
     await village.rate("甲", turns[2], better="长高了才好听雨。")
     await village.harvest()
