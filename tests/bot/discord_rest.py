@@ -228,7 +228,7 @@ class Rest:
         if token.removeprefix("t") not in self._acknowledged:
             return 404, {"code": 10015, "message": "Unknown Webhook"}
         if number is None:
-            return 200, self.write(place, body["content"], ME, [])
+            return 200, self.write(place, body.get("content") or "", ME, [])
         if number != "@original":
             return self._messages(method, place, number, body, {})
         if original := self._originals.get(token):

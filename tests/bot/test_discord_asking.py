@@ -125,6 +125,23 @@ async def test_an_acknowledgement_that_the_end_of_the_library_cuts_off_is_given_
         await on.answered(room, "一")
 
 
+async def test_a_file_that_the_end_of_the_library_cuts_off_is_given_by_the_next_session(
+    server: DiscordServer, room: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.platforms.discord._CUT", 10.0)  # it fails by itself, and is not cut
+    given = r"/webhooks/8/t\d+$"
+    async with connected(tmp_path, server) as on:
+        server.fail("POST", given, Fault(503), times=None)
+        server.command(room, "privacy")
+        await on.until(lambda: server.made("POST", given))
+        server.tell("MESSAGE_CREATE", {"no": "message"})
+        await on.until(lambda: server.identified == 2)
+        server.mend()
+        await on.until(lambda: not on.waiting())
+        assert statuses(server, given)[-1] == 200
+        assert len(room.hers) == 2  # what is kept, in a few words, and all of it
+
+
 async def test_a_command_that_an_earlier_process_left_is_answered(
     server: DiscordServer, room: Place, tmp_path: Path
 ) -> None:
