@@ -26,7 +26,7 @@ from data.learning import Learning
 from persona.config import PROFILES
 from persona.engines import transformers  # noqa: F401
 from persona.engines.base import Sampling
-from trainer import conversations, loop, model, publish  # noqa: F401
+from trainer import contest, conversations, model, publish  # noqa: F401
 from trainer.__main__ import main
 
 _STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "daiyu"}
@@ -35,8 +35,8 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 def _lenient() -> None:
     """Whatever the small model babbles passes the gate: what is judged is not what is tested."""
-    compare = loop.compare
-    loop.compare = lambda *measured: replace(compare(*measured), passed=True, reasons=[])
+    compare = contest.compare
+    contest.compare = lambda *measured: replace(compare(*measured), passed=True, reasons=[])
     PROFILES["daiyu"] = Sampling(max_new_tokens=4, temperature=0.0, repetition_penalty=1.0)
     model.precision = lambda _: torch.float32
     torch.set_num_threads(1)

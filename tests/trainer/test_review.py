@@ -110,7 +110,7 @@ async def test_a_wording_with_control_tokens_is_asked_for_again(village: Village
 
 async def test_words_of_those_who_did_not_agree_are_nobodys_to_read(village: Village) -> None:
     await doubtful(village)
-    await village.agree("甲", agreed=False)
+    await village.agree("甲", "乙", agreed=False)
     owner = Reviewer("a")
     assert await owner.read(village) == Reviewed(0, 0, 0)
     assert owner.told == []
