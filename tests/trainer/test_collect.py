@@ -415,6 +415,8 @@ async def test_whoever_mostly_liked_what_is_refused_has_their_likes_read_first(
     assert await village.learned() == []
     await village.rate("乙", turn)
     assert await village.learned() == [turn]
+    worse = await village.say("troll", "再骂一句", f"滚，{SAID[3]}")
+    await village.rate("troll", worse)
     corrected = await village.say("troll", "砚台呢", "嗯。")
     await village.rate("troll", corrected, better="砚台里早干了。")
     assert (corrected, "record") in await village.held()
