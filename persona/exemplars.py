@@ -209,7 +209,7 @@ class ExemplarIndex:
         return [(part, share) for part, share in said if self._weight(part) >= _TELLING]
 
     def _weight(self, text: str) -> float:
-        return sum(map(self.rarity, set(terms(text))))
+        return math.fsum(map(self.rarity, set(terms(text))))
 
     def _odds(self, number: int, likely: float) -> float:
         odds = likely / max(1e-9, 1 - likely)

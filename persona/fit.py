@@ -58,7 +58,8 @@ def _seen(
     the message does; how much the exemplar's message says."""
 
     def weight(terms: set[str]) -> float:
-        return sum(map(rarity, terms)) + _LEAST
+        # Exact, so that the order of a set, another one in each process, changes nothing.
+        return math.fsum(map(rarity, terms)) + _LEAST
 
     shared = weight(message & text)
     covered, covering = shared / weight(message), shared / weight(text)

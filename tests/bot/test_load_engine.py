@@ -37,7 +37,7 @@ def test_a_signal_ends_a_first_start(tmp_path: Path, number: int, code: int) -> 
                 begun = time.monotonic()
                 process.send_signal(number)
                 _, told = process.communicate(timeout=20)
-                assert time.monotonic() - begun < 2
+                assert time.monotonic() - begun < 10  # the hub would keep it for minutes
         finally:
             process.kill()
             process.communicate()
