@@ -135,6 +135,8 @@ def model_card(lineage: dict[str, Any], verdict: Verdict | None) -> str:
             f"Gate, beside `{verdict.incumbent}`: {'passed' if verdict.passed else 'not passed'}. "
             "Replies side by side: [samples.md](samples.md).",
             "",
+            "Nats a character, of which fewer are better:",
+            "",
             "| set | rows | candidate | incumbent | difference (95 %) |",
             "|---|--:|--:|--:|--:|",
         ]
@@ -143,6 +145,13 @@ def model_card(lineage: dict[str, Any], verdict: Verdict | None) -> str:
             f"| {d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f}) |"
             for name, d in verdict.losses.items()
         ]
+        if c := verdict.content:
+            lines += [
+                "",
+                f"Of {c.rows} of its own replies {c.candidate:.0%} would content a reader, by "
+                f"their wording, of the other's {c.incumbent:.0%}: {c.mean:+.1%} ({c.low:+.1%} to "
+                f"{c.high:+.1%}).",
+            ]
         lines += ["", *(f"- {reason}" for reason in verdict.reasons)]
     return "\n".join(lines).rstrip() + "\n"
 
