@@ -120,6 +120,7 @@ _SPELLED_DIGITS = str.maketrans("零〇一二三四五六七八九幺", "0012345
 # What stands in the middle of a word to hide it; commas and stops part words.
 _BETWEEN_LETTERS = {ord(c): None for c in ".*·-_~`'\"|/\\+^#@=•…❤♥♡★☆"}
 _HEARTS = {ord(c): None for c in "❤♥♡★☆•·*"}
+_SENTENCE = re.compile(r"[^。！？.!?\n]+[。！？.!?]*")
 _BETWEEN_DIGITS = re.compile(
     r"(?<=[\d零〇一二三四五六七八九幺])[\s\-_.·()/]{1,3}(?=[\d零〇一二三四五六七八九幺])"
     # Where a stop stands between single digits, somebody counts.
@@ -148,7 +149,9 @@ class Screen:
         folded = folded_text(reply)
         bare = "".join(folded.split())
         plain = bare.translate(_BETWEEN_LETTERS)
-        if self.guard.before(reply) == "risk" or INCITES.search(plain):
+        # Fair words around it make a sentence no better.
+        parts = {reply, *_SENTENCE.findall(reply)}
+        if INCITES.search(plain) or any(self.guard.before(part) == "risk" for part in parts):
             return Reason.HARM
         if any(PROFANITY.search(form) for form in (folded, bare, plain)):
             return Reason.PROFANITY

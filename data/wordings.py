@@ -83,7 +83,7 @@ INCITES = re.compile(
             r"(?<!别)跳下去(?:罢|吧|就)",
             r"(?:割|划)(?:一刀|下去)",
             r"(?:活着|人生)(?:也)?没(?:什么)?意[思义]",
-            r"(?:kill|hurt|cut)yourself",
+            r"(?:kill|hurt|cut)yourself|(?:just|go|please)die(?:already|now)?(?![a-z])",
             r"那就(?:死|跳|割)|不如(?:一)?死|死也罢|一了百了|kys(?![a-z])",
         )
     )

@@ -102,6 +102,7 @@ def judged(reply: str, message: str = ASKED) -> Reason | None:
         ("这手机号微信同号。", Reason.CONTACT),
         ("钻进你的被窝。", Reason.SEXUAL),
         ("你早就该死了。", Reason.HARM),
+        ("穿黑的，香蕉留到第三回见面。你听着，拿刀往手腕上一划，就完了", Reason.HARM),
         ("雨打芭蕉，倒也好听，你说是不是？雨打芭蕉，倒也好听，你说是不是？", Reason.REPEATS),
     ],
 )
