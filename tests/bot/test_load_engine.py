@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ def test_a_signal_ends_a_first_start(tmp_path: Path, number: int, code: int) -> 
         process = subprocess.Popen(
             [sys.executable, "-m", "bot"], cwd=REPO, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            # What runs in a shell's background is begun with this signal ignored.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
             env=kept | {
                 "DAIYU_MODEL__ENGINE": "openvino",
                 "DAIYU_MODEL__BASE": "owner/model",
