@@ -168,7 +168,7 @@ async def test_one_chat_is_answered_in_order_one_at_a_time(chat: Chat) -> None:
 
 
 async def test_chats_are_answered_at_once(chat: Chat) -> None:
-    chat.engine.delay = 0.01
+    chat.engine.delay = 0.3  # long enough for the slowest of the five to begin
     tasks = [chat.saying("你好呀，在么", chat_id=str(i)) for i in range(5)]
     await eventually(lambda: chat.engine.running == 5)
     chat.engine.delay = 0
