@@ -144,15 +144,15 @@ def make_service(settings: Settings, character: Character, loaded: Loaded) -> In
 def make_takeover(
     settings: Settings, character: Character, service: InferenceService, store: Store
 ) -> Takeover:
-    async def swap(served: Served) -> None:
+    async def ready(served: Served) -> tuple[Engine, PromptBuilder, str]:
         loaded = await load(settings, served, lambda *_: None)
-        builder = make_builder(settings, character, loaded.tokenizer)
-        service.swap(loaded.engine, builder, loaded.version)
+        return loaded.engine, make_builder(settings, character, loaded.tokenizer), loaded.version
+
+    async def swap(served: Served) -> None:
+        service.swap(*await ready(served))
 
     async def try_out(served: Served, trial: Trial) -> None:
-        loaded = await load(settings, served, lambda *_: None)
-        builder = make_builder(settings, character, loaded.tokenizer)
-        service.try_out(loaded.engine, builder, loaded.version, trial.gets)
+        service.try_out(*await ready(served), trial.gets)
 
     adapters, now = registry(settings), partial(wanted, settings)
     return Takeover(adapters, service, store.trials, now, swap, try_out)

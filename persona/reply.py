@@ -2,8 +2,8 @@
 
 A small model says sense and nonsense to the same message by turns, and cannot tell them apart
 itself; their wording can (`sense.py`), and how well the exemplar fits that one leans on (`fit.py`).
-Replies made together cost a CPU little more than one, since its time goes
-into reading the weights. Where only one is made it is shown as it grows.
+Replies made together cost a CPU little more than one, since its time goes into reading the weights.
+Where only one is made it is shown as it grows.
 """
 
 from __future__ import annotations
@@ -106,10 +106,8 @@ class _Candidate:
 
 
 class _Exemplar(NamedTuple):
-    """What a reply may lean on: the 3-grams of its reply, and how likely it answers the message.
-
-    What people taught is taken to answer it.
-    """
+    """What a reply may lean on: its 3-grams, how likely it answers the message, and whether people
+    taught it, which is taken to answer."""
 
     grams: frozenset[str]
     fit: float

@@ -2,33 +2,24 @@
 
 A small model's nonsense is fluent in pieces and joined as nobody joins them. How probable its
 characters are, each after the three before it, in the persona's authored replies tells readers'
-verdicts apart (docs/log.md has the figures), and cost no inference, so that of several replies the
-best can be spoken.
-
-    python -m persona.sense    learns its weights anew from docs/readings/verdicts.tsv
+verdicts apart (`readings.py`; docs/log.md has the figures). It costs no inference, so that of
+several replies the best can be spoken.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from persona.exemplars import trigrams
+from persona.regression import learned
 
-_FILE = Path(__file__).with_name("sense.json")
-_DIALOGUES = Path(__file__).parents[1] / "data" / "daiyu"
-_VERDICTS = Path(__file__).parents[1] / "docs" / "readings" / "verdicts.tsv"
 _ORDER = 4
-_CHINESE = re.compile("[一-鿿]")
 _START, _END = "\x02" * (_ORDER - 1), "\x03"
 _UNSEEN = 0.1, 1000.0
 """What is added to a character's count, and to all counts together."""
@@ -74,12 +65,9 @@ class Sense:
         """
         if not self._orders or not _letters(reply):
             return 0.0
-        seen = self._seen(reply, message)
-        constant, weights, means = _weights()
-        z = constant + sum(w * (x - m) for w, x, m in zip(weights, seen, means, strict=True))
-        return 1 / (1 + math.exp(-z))
+        return learned("sense").likelihood(self.seen(reply, message))
 
-    def _seen(self, reply: str, message: str) -> tuple[float, ...]:
+    def seen(self, reply: str, message: str) -> tuple[float, ...]:
         """What is looked at: how probable its characters are, on the whole and at its worst; how
         much of the message it echoes; how much of itself it repeats; its length."""
         letters = _letters(reply)
@@ -113,12 +101,6 @@ class Sense:
         return np.log(odds)
 
 
-@cache
-def _weights() -> tuple[float, list[float], list[float]]:
-    read = json.loads(_FILE.read_text("utf-8"))
-    return read["constant"], read["weights"], read["means"]
-
-
 def _letters(text: str) -> str:
     folded = unicodedata.normalize("NFKC", text).casefold()
     return "".join(c for c in folded if c.isalnum())
@@ -148,50 +130,3 @@ def _count(texts: list[Keys], n: int) -> _Order:
         _Table(before, totals.astype(np.float64)),
         _Table(before, kinds.astype(np.float64)),
     )
-
-
-def dialogues() -> Iterator[tuple[str, list[str]]]:
-    """The authored dialogues: the last message, and all that she says, the last reply last."""
-    for path in sorted([*_DIALOGUES.glob("*.jsonl"), *_DIALOGUES.glob("rich/*.jsonl")]):
-        for line in path.read_text("utf-8").split("\n"):
-            if line.strip():
-                row = json.loads(line)
-                message = "\n".join(filter(None, (row["instruction"], row["input"])))
-                earlier = [reply for _, reply in row.get("history") or []]
-                yield message, [*earlier, row["output"]]
-
-
-def verdicts() -> Iterator[tuple[str, str, bool]]:
-    """Message, reply, and whether all its readers found it in character and to the point."""
-    for line in _VERDICTS.read_text("utf-8").splitlines()[1:]:
-        _, message, reply, *read = line.split("\t")
-        if "(guard" not in reply:
-            good = all(verdict[:2] == "11" for verdict in read)
-            yield message, reply.removesuffix(" (near-copy)"), good
-
-
-def _learn() -> None:
-    """A logistic regression on replies that two readers judged."""
-    sense = Sense(reply for _, replies in dialogues() for reply in replies)
-    seen, good = [], []
-    for message, reply, content in verdicts():
-        if _CHINESE.search(reply):
-            seen.append(sense._seen(reply, message))
-            good.append(content)
-    x, y = np.array(seen), np.array(good, dtype=np.float64)
-    mean, deviation = x.mean(0), x.std(0)
-    z = np.c_[(x - mean) / deviation, np.ones(len(x))]
-    w = np.zeros(z.shape[1])
-    for _ in range(50):  # Newton's steps; the ridge keeps few verdicts from saying too much
-        p = 1 / (1 + np.exp(-z @ w))
-        w -= np.linalg.solve(z.T @ (z * (p * (1 - p))[:, None]) + np.eye(len(w)), z.T @ (p - y) + w)
-    learned = {
-        "constant": round(float(w[-1]), 3),
-        "weights": [round(float(a), 3) for a in w[:-1] / deviation],
-        "means": [round(float(m), 3) for m in mean],
-    }
-    _FILE.write_text(json.dumps(learned, indent=2) + "\n", "utf-8")
-
-
-if __name__ == "__main__":
-    _learn()

@@ -180,9 +180,12 @@ class InferenceService:
         )
 
     async def close(self) -> None:
-        for serving in filter(None, (self._serving, self._trial)):
-            await serving.engine.close()
-        await asyncio.gather(*self._closings)
+        """Closes every engine, those retired too; raises what the first to fail raised, then."""
+        served = filter(None, (self._serving, self._trial))
+        closing = [*(serving.engine.close() for serving in served), *self._closings]
+        for outcome in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     def candidates(self, serving: Serving) -> int:
         """How many replies to make at once for a message: fewer where many people wait for one."""

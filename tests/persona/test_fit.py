@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from persona.exemplars import ExemplarIndex, terms
 from persona.fit import content, fit
 from persona.prompt import Exchange
-from persona.sense import dialogues
+from persona.readings import dialogues
 
 JUDGED = Path(__file__).parents[2] / "docs" / "readings" / "fits.tsv"
 
