@@ -74,8 +74,8 @@ def recipe_of(contender: str) -> Recipe:
 def child(contender: str, seconds: float, held: int) -> None:
     """Trains one contender; writes its result, a JSON object on a line."""
     from benchmarks import contenders
+    from trainer.alone import TrainingError
     from trainer.loop import preprocessor_for, read_dataset
-    from trainer.train import TrainingError
 
     ways: dict[str, Callable[[contenders.Task, contenders.Meter], None]] = {
         "seed": contenders.seed,

@@ -14,8 +14,6 @@ from bot.bot import Bot
 from bot.config import Settings
 from bot.logs import keep_log, notice
 from bot.platforms.base import Platform
-from bot.platforms.telegram import TelegramPlatform
-from bot.platforms.terminal import TerminalPlatform
 from bot.progress import StartProgress
 from bot.takeover import Takeover
 from data.store import Store
@@ -203,9 +201,14 @@ async def _serve(settings: Settings) -> None:
 
 
 def _platforms(settings: Settings, bot: Bot, card: Card) -> list[Platform]:
-    """Every platform that has a token; without one the terminal."""
+    """Every platform that has a token; without one the terminal.
+
+    Their libraries are loaded only where they are wanted: each takes a good part of a start.
+    """
     platforms: list[Platform] = []
     if token := settings.telegram_token:
+        from bot.platforms.telegram import TelegramPlatform
+
         platforms.append(
             TelegramPlatform(
                 settings.telegram,
@@ -217,7 +220,6 @@ def _platforms(settings: Settings, bot: Bot, card: Card) -> list[Platform]:
             )
         )
     if token := settings.discord_token:
-        # Only where it is wanted: the library takes half a second and 30 MB.
         from bot.platforms.discord import DiscordPlatform
 
         platforms.append(
@@ -232,5 +234,7 @@ def _platforms(settings: Settings, bot: Bot, card: Card) -> list[Platform]:
         )
     if platforms:
         return platforms
+    from bot.platforms.terminal import TerminalPlatform
+
     var, name = settings.paths.var, card.nickname or card.name
     return [TerminalPlatform(name, bot.lang, var / "terminal_history", var / "privacy")]

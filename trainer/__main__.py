@@ -23,8 +23,10 @@ from persona.registry import Registry, RegistryError
 from persona.serving import ServingError
 from persona.weights import WeightsError
 from trainer import desk, nightly, versions
+from trainer.alone import TrainingError, is_main, only_trainer
 from trainer.config import Settings, read
 from trainer.lint import LintError
+from trainer.preprocess import DatasetError
 
 Command = Callable[[Settings, argparse.Namespace], int]
 
@@ -34,24 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parsed(arguments)
     if parsed.nice:
         nightly.lower_priority()
-    # Imported late, so that `list` and `lint` need no torch: these two live beside it.
     mistakes: tuple[type[Exception], ...] = (
         SettingsError, TriplesError, CardError, CheckpointError, EngineError, RegistryError,
         ServingError, WeightsError, ChildError, GuardError, LintError, StoreError,
-        StoreUnavailable,
+        StoreUnavailable, DatasetError, TrainingError,
     )  # fmt: skip
-    if parsed.run in (_loop, _train, _gate):
-        try:
-            from trainer.preprocess import DatasetError
-            from trainer.train import TrainingError
-        except ImportError as error:
-            return _refuse(f"training needs the package {error.name}, which `make train` installs")
-        mistakes += (DatasetError, TrainingError)
     if parsed.run is desk.read_aloud:
-        from trainer.preprocess import DatasetError
         from trainer.reading import ReadingError
 
-        mistakes += (DatasetError, ReadingError)
+        mistakes += (ReadingError,)
     try:
         command: Command = parsed.run
         return command(read(parsed.config, environment()), parsed)
@@ -60,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except mistakes as error:
         return _refuse(str(error))
+    except ModuleNotFoundError as error:
+        if parsed.run not in (_loop, _train, _gate):
+            raise
+        return _refuse(f"training needs the package {error.name}, which `make train` installs")
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -130,8 +127,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _loop(settings: Settings, arguments: argparse.Namespace) -> int:
-    from trainer.run import only_trainer
-
     with only_trainer(settings.runs):  # from the first row to the last file
         try:
             _train(settings, arguments)
@@ -164,11 +159,14 @@ def _nights(settings: Settings, arguments: argparse.Namespace) -> int:
     return 0
 
 
+# What needs torch is imported late: `list` and `lint` go without, and a second trainer is refused
+# at once.
+
+
 def _train(settings: Settings, arguments: argparse.Namespace) -> int:
     from trainer import loop
     from trainer.conversations import still_allowed, with_conversations
     from trainer.display import Display
-    from trainer.run import is_main, only_trainer
 
     with Display(quiet=not is_main()) as display, only_trainer(settings.runs):
         dataset = loop.read_dataset(settings.persona.dialogues, rich=settings.training.rich)
@@ -196,7 +194,7 @@ def _gate(settings: Settings, _: argparse.Namespace) -> int:
     from trainer.display import Display
     from trainer.introduce import introduce
     from trainer.publish import publish
-    from trainer.run import Run, is_main, only_trainer
+    from trainer.run import Run
 
     if not is_main():
         return 0

@@ -10,13 +10,13 @@ from typing import TypeVar
 from accelerate.utils import broadcast_object_list
 
 from data.database import NoDatabase, OldDatabase
+from trainer.alone import TrainingError, is_main
 from trainer.collect import Harvest, harvest
 from trainer.config import Settings
 from trainer.loop import Dataset
 from trainer.pairs import paired_turns
-from trainer.run import Run, is_main
+from trainer.run import Run
 from trainer.stored import opened, screen
-from trainer.train import TrainingError
 
 Result = TypeVar("Result")
 Say = Callable[[str], None]

@@ -23,6 +23,7 @@ from persona.registry import Registry
 from persona.serving import Served, budget, content_hash, fitting_base, to_serve
 from persona.tokenizer import ChatTokenizer
 from persona.weights import EMBEDDED, Base, NoSource, Weights
+from trainer.alone import TrainingError
 from trainer.config import Settings
 from trainer.model import adapt, pack_tokens
 from trainer.preprocess import DatasetError, Preprocessor, Row, hold_out, read_rows
@@ -30,7 +31,7 @@ from trainer.publish import dataset_facts
 from trainer.run import Run
 from trainer.speech import EvalSets
 from trainer.start import origin, reference_on, referred, to_start_from
-from trainer.train import Evaluation, Step, Trainer, TrainingError
+from trainer.train import Evaluation, Step, Trainer
 
 Watch = Callable[[Step | Evaluation], None]
 

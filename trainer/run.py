@@ -17,43 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from trainer.alone import TrainingError
 from trainer.model import Adapted
-from trainer.train import Evaluation, Progress, Step, Trainer, TrainingError
-
-
-def is_main() -> bool:
-    """Whether this is the process that writes and speaks, of those that train together."""
-    return bool(PartialState().is_main_process)
-
-
-@contextmanager
-def only_trainer(runs: Path) -> Iterator[None]:
-    """Keeps a second trainer out; the processes of one count as one, and so do steps within steps.
-
-    The system gives the lock back when its holder dies, however that comes. Raises TrainingError.
-    """
-    if not is_main():
-        yield
-        return
-    lock = FileLock(runs / ".lock", timeout=0, is_singleton=True)
-    try:
-        runs.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise TrainingError(f"another trainer is at work in {runs}; wait until it ends") from error
-    except OSError as error:
-        raise TrainingError(
-            f"{runs} cannot be written ({error.strerror}); set [paths] var to a folder that can"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+from trainer.train import Evaluation, Progress, Step, Trainer
 
 
 class Run:

@@ -15,12 +15,12 @@ from persona.memory import give_back
 from persona.registry import CONFIG_FILE, LINEAGE_FILE, read_version
 from persona.serving import UNTRAINED, Served, content_hash
 from persona.weights import Base
+from trainer.alone import TrainingError
 from trainer.config import TARGETS, Recipe
 from trainer.model import load_served
 from trainer.packing import Pair
 from trainer.preference import refer, restored, stored
 from trainer.run import Run
-from trainer.train import TrainingError
 
 
 def to_start_from(served: Served, recipe: Recipe, say: Callable[[str], None]) -> Served | None:

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from persona.memory import give_back
+from trainer.alone import TrainingError
 from trainer.config import Recipe
 from trainer.model import Adapted, example_losses, pack_losses
 from trainer.optimizer import MasterAdamW
@@ -26,10 +27,6 @@ from trainer.packing import Example, Pack, Pair, fill
 from trainer.preference import FIGURES, Preferred, judge, learn
 
 Shared = TypeVar("Shared", Pack, Pair)
-
-
-class TrainingError(Exception):
-    """Training cannot go on; one line for the person who started it, with what to do next."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,16 @@ then, and nothing in it. Forked from one that has imported all, each is begun at
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import pickle
 import re
 import signal
 import sys
 import traceback
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -33,9 +36,19 @@ _STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "daiyu"}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
-def _lenient() -> None:
-    """Whatever the small model babbles passes the gate: what is judged is not what is tested."""
-    compare = contest.compare
+def _lenient(kept: Path) -> None:
+    """Whatever the small model babbles passes the gate: what is judged is not what is tested. What
+    was measured of a version is kept in that folder for the next process, which begins sooner."""
+    compare, measured = contest.compare, contest._measured
+
+    async def once(*asked: Any) -> Any:
+        path = kept / f"{asked[4].version}.measured"
+        if not path.exists():
+            found = await measured(*asked)
+            path.write_bytes(pickle.dumps(found))
+        return pickle.loads(path.read_bytes())
+
+    contest._measured = once
     contest.compare = lambda *measured: replace(compare(*measured), passed=True, reasons=[])
     PROFILES["daiyu"] = Sampling(max_new_tokens=4, temperature=0.0, repetition_penalty=1.0)
     model.precision = lambda _: torch.float32
@@ -82,7 +95,7 @@ def _live(order: dict[str, Any], steps: int) -> int:
         name = re.sub(r"\d{8}T\d+Z?-[0-9a-f]{8}(\.\d+)?", "NEW", name.removeprefix(var))
         os.write(steps, f"{event} {re.sub(r'[.][0-9]+[.]part', '.part', name)}\n".encode())
 
-    _lenient()
+    _lenient(Path(var).parent)
     _watched_store(told)
     sys.addaudithook(told)
     return main(order["arguments"])
@@ -90,6 +103,7 @@ def _live(order: dict[str, Any], steps: int) -> int:
 
 def serve() -> None:
     null = os.open(os.devnull, os.O_RDWR)
+    gc.freeze()  # what is imported is not looked through in each child
     for line in sys.stdin:
         order = json.loads(line)
         reading, writing = os.pipe()

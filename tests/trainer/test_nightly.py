@@ -24,9 +24,9 @@ from persona.registry import Registry
 from trainer import __main__ as command_line
 from trainer import config, loop, nightly
 from trainer.__main__ import main
+from trainer.alone import TrainingError, only_trainer
 from trainer.publish import publish
-from trainer.run import Run, only_trainer
-from trainer.train import TrainingError
+from trainer.run import Run
 
 REPO = Path(__file__).parents[2]
 HALF_PAST_TWO = nightly.time_of_day("02:30")
@@ -310,7 +310,7 @@ def test_loop_keeps_others_out_from_training_to_publishing(
 HELD = """
 import sys, time
 from pathlib import Path
-from trainer.run import only_trainer
+from trainer.alone import only_trainer
 with only_trainer(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

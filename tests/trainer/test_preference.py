@@ -22,13 +22,14 @@ from two_processes import run_together, two_of
 from data.triples import Triple
 from persona.prompt import IGNORED, PromptBuilder
 from trainer import preference
+from trainer.alone import TrainingError
 from trainer.config import Recipe
 from trainer.model import Adapted, adapt, load, load_merged, load_served, pack_losses
 from trainer.packing import Example, Pack, Pair
 from trainer.preference import Preferred, judge, learn, pair_loss, refer, restored, stored
 from trainer.preprocess import Preprocessor, Rejected, Row, replies
 from trainer.run import Run
-from trainer.train import Evaluation, Step, Trainer, TrainingError
+from trainer.train import Evaluation, Step, Trainer
 
 FACTS: dict[str, Any] = {"base": {"name": "small"}, "dataset": {"hash": "0123456789"}}
 CPU = torch.device("cpu")

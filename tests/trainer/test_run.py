@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 
 from trainer import run as run_module
 from trainer.__main__ import main
-from trainer.run import Run, _replacing, only_trainer
-from trainer.train import Evaluation, Progress, Step, TrainingError
+from trainer.alone import TrainingError, only_trainer
+from trainer.run import Run, _replacing
+from trainer.train import Evaluation, Progress, Step
 
 FACTS: dict[str, Any] = {"base": {"name": "small"}, "dataset": {"hash": "0123456789"}}
 STEP = Step(1, 9, 1, 2.5, 1e-4, 1.0, 100, 0.1)
@@ -195,8 +196,7 @@ def test_plot_is_drawn_from_whatever_was_noted(
 SECOND = """
 import sys
 from pathlib import Path
-from trainer.run import only_trainer
-from trainer.train import TrainingError
+from trainer.alone import TrainingError, only_trainer
 try:
     with only_trainer(Path(sys.argv[1])):
         print("begun")

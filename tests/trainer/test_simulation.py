@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from benchmarks.crowd import NEW, REFUSING, TROLLS, Crowd, Poison
 from benchmarks.loop import Played, failures, simulate
 from data.triples import Triple
 
+REPO = Path(__file__).parents[2]
 POISON = Poison({"rude": ["滚"]}, {"rude": ["呸"]}, {"rude": ["谁理你"]})
 
 
@@ -21,11 +23,20 @@ def same(night: Played) -> Played:
     return replace(night, ruled=ruled, unruled=unruled)
 
 
-async def test_a_small_crowd_is_noticed_and_the_same_each_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(Path(__file__).parents[2])
-    (night,), _ = await simulate(people=40, nights=1, seed=3)
+@pytest.fixture
+def fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of the dialogues is enough for so few people."""
+    authored = REPO / "data" / "daiyu"
+    shutil.copytree(authored / "rich", tmp_path / "dialogues")
+    shutil.copytree(authored / "eval", tmp_path / "dialogues" / "eval")
+    shutil.copy(authored / "lint.toml", tmp_path / "dialogues")
+    monkeypatch.setenv("DAIYU_PERSONA__DIALOGUES", str(tmp_path / "dialogues"))
+    monkeypatch.chdir(REPO)
+
+
+@pytest.mark.usefixtures("fewer")
+async def test_a_small_crowd_is_noticed() -> None:
+    (night,), _ = await simulate(people=30, nights=1, seed=3)
     assert failures([night]) == []
     assert night.ruled.allowed > 10
     assert night.ruled.held["burst"] > 0
@@ -36,8 +47,14 @@ async def test_a_small_crowd_is_noticed_and_the_same_each_time(
     assert any("corrections kept" in line for line in failures([replace(night, ruled=lost)]))
     stolen = replace(night.ruled, stolen=1)
     assert any("did not agree" in line for line in failures([replace(night, ruled=stolen)]))
-    (again,), _ = await simulate(people=40, nights=1, seed=3)
+
+
+@pytest.mark.usefixtures("fewer")
+async def test_the_same_people_do_the_same_each_time() -> None:
+    (night,), _ = await simulate(people=16, nights=1, seed=3)
+    (again,), _ = await simulate(people=16, nights=1, seed=3)
     assert same(again) == same(night)
+    assert night.ruled.allowed > 0
 
 
 def test_shares_of_the_crowd() -> None:

@@ -23,12 +23,12 @@ from persona.serving import Served
 from persona.weights import Base
 from trainer import loop
 from trainer.__main__ import main
+from trainer.alone import TrainingError
 from trainer.config import Recipe
 from trainer.model import adapt
 from trainer.publish import publish
 from trainer.run import Run
 from trainer.start import origin, reference_on, to_start_from
-from trainer.train import TrainingError
 
 RAIN, BAD, GOOD = "今日下雨了", "我不知道你说的什么。", "雨打芭蕉，倒也好听。"
 

@@ -18,12 +18,13 @@ from two_processes import run_together, two_of
 from data.triples import Triple
 from persona.prompt import PromptBuilder
 from trainer import train as training
+from trainer.alone import TrainingError
 from trainer.config import Recipe
 from trainer.model import adapt, pack_losses
 from trainer.packing import Example, Pack
 from trainer.preprocess import Preprocessor, Row
 from trainer.run import Run
-from trainer.train import Evaluation, Step, Trainer, TrainingError
+from trainer.train import Evaluation, Step, Trainer
 
 FACTS: dict[str, Any] = {"base": {"name": "small"}, "dataset": {"hash": "0123456789"}}
 Made = Callable[..., Trainer]
