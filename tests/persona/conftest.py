@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from tokenizers import (
     AddedToken,
     Regex,
@@ -102,6 +106,21 @@ def taught() -> dict[str, str]:
     }
 
 
+def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that is made once for all processes that the tests of a run are shared out to."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / name
+    with FileLock(root / f"{name}.lock"):
+        if not folder.exists():
+            part = root / f"{name}.part"
+            part.mkdir()
+            make(part)
+            part.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def qwen(
     tmp_path_factory: pytest.TempPathFactory,
@@ -114,10 +133,13 @@ def qwen(
     It knows them so well that rounding cannot change a greedy choice. To 念经 it says 啊 and
     never ends.
     """
+    return _once(tmp_path_factory, "qwen", partial(_teach, bpe, card, taught))
+
+
+def _teach(bpe: ChatTokenizer, card: Card, taught: dict[str, str], folder: Path) -> None:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    folder = tmp_path_factory.mktemp("qwen")
     torch.manual_seed(0)
     model = Qwen2ForCausalLM(
         Qwen2Config(
@@ -158,7 +180,6 @@ def qwen(
     assert loss.item() < 0.05
     model.save_pretrained(folder)
     bpe.full.save(str(folder / "tokenizer.json"))
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -172,6 +193,10 @@ def gguf(tmp_path_factory: pytest.TempPathFactory, qwen: Path, bpe: ChatTokenize
 @pytest.fixture(scope="session")
 def adapter(tmp_path_factory: pytest.TempPathFactory, qwen: Path) -> Path:
     """A LoRA adapter on all seven projections, as peft saves it, every weight drawn."""
+    return _once(tmp_path_factory, "adapter", partial(_draw, qwen))
+
+
+def _draw(qwen: Path, folder: Path) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -187,6 +212,4 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, qwen: Path) -> Path:
         for name, weight in model.named_parameters():
             if "lora_" in name:
                 weight.normal_(std=0.2)
-    folder = tmp_path_factory.mktemp("adapter")
     model.save_pretrained(folder)
-    return folder
