@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from talking import REPO, rows
+
+Refused = Callable[..., str]
+"""What the fixture `refused` is."""
 
 SECONDS = 30
 SLOW = [str(Path(__file__).with_name("slow_bot.py"))]

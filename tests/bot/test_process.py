@@ -17,6 +17,7 @@ from starting import (
     ECHO,
     SECONDS,
     SLOW,
+    Refused,
     environment,
     mistake,
     run,
@@ -228,15 +229,20 @@ def test_sigterm_while_nobody_speaks_ends_it_at_once(tmp_path: Path) -> None:
         (None, ["no such file"]),
     ],
 )
-def test_wrong_config_is_one_line(tmp_path: Path, content: str | None, parts: list[str]) -> None:
+def test_wrong_config_is_one_line(
+    tmp_path: Path, refused: Refused, content: str | None, parts: list[str]
+) -> None:
     path = tmp_path / "mine.toml"
     if content is not None:
         path.write_text(content)
-    mistake(run(tmp_path, "--config", str(path)), str(path), *parts)
+    line = refused("--config", str(path))
+    assert all(part in line for part in (str(path), *parts))
 
 
-def test_wrong_variable_is_one_line(tmp_path: Path) -> None:
-    mistake(run(tmp_path, DAIYU_BOT__LANGUAGE="en"), "DAIYU_BOT__LANGUAGE", "lang")
+def test_wrong_variable_is_one_line(refused: Refused) -> None:
+    line = refused(DAIYU_BOT__LANGUAGE="en")
+    assert line.startswith("DAIYU_BOT__LANGUAGE")
+    assert "lang" in line
 
 
 def test_missing_card_is_one_line(tmp_path: Path) -> None:

@@ -135,23 +135,37 @@ def put_version(tmp_path: Path, adapter: Path) -> None:
     (folder / "README.md").write_text("# v1\n")
 
 
-def without_torch(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command where torch and its company cannot be imported."""
-    block = (
-        "import sys\n"
-        "for name in ('torch', 'transformers', 'peft', 'accelerate', 'safetensors'):\n"
-        "    sys.modules[name] = None\n"
-        "from trainer.__main__ import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", block, "--config", str(path), *arguments],
+WITHOUT_TORCH = """
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+for name in ("torch", "transformers", "peft", "accelerate", "safetensors"):
+    sys.modules[name] = None
+from trainer.__main__ import main
+ended = []
+for arguments in json.load(sys.stdin):
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as errors:
+        try:
+            code = main(arguments)
+        except SystemExit as exit:
+            code = exit.code
+    ended.append((code, out.getvalue(), errors.getvalue()))
+json.dump(ended, sys.stdout)
+"""
+
+
+def without_torch(path: Path, *commands: list[str]) -> list[tuple[int, str, str]]:
+    """Runs commands where torch and its company cannot be imported: end, output and errors."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH],
+        input=json.dumps([["--config", str(path), *command] for command in commands]),
         cwd=REPO,
         env=os.environ | {"DAIYU_MODEL__ENGINE": "echo"},
         capture_output=True,
         text=True,
-        check=False,
+        check=True,
     )
+    assert not done.stderr
+    return [tuple(end) for end in json.loads(done.stdout)]
 
 
 def test_commands_that_need_no_torch_run_without(
@@ -163,7 +177,7 @@ def test_commands_that_need_no_torch_run_without(
         [{"instruction": "窗前的竹子可要修剪？", "output": "不必，我爱它遮着窗。"}],
     )
     path = configured()
-    for arguments, code, told in (
+    expected: list[tuple[list[str], int, str]] = [
         (["--help"], 0, "hold the newest trained run against what is served"),
         (["promote", "--help"], 0, "in spite of its gate"),
         (["list"], 0, "v1  small  50 rows  gate not passed"),
@@ -173,12 +187,12 @@ def test_commands_that_need_no_torch_run_without(
         (["export", str(tmp_path / "out")], 0, "dataset_info.json"),
         (["lint"], 0, "7 rows, 0 faults"),
         (["train"], 1, "training needs the package"),
-    ):
-        done = without_torch(path, *arguments)
-        assert done.returncode == code, (arguments, done)
-        assert told in done.stdout + done.stderr, (arguments, done)
-        assert "Traceback" not in done.stderr
-        assert code == 0 or len(done.stderr.splitlines()) == 1
+    ]
+    ended = without_torch(path, *(arguments for arguments, _, _ in expected))
+    for (arguments, code, told), (end, output, errors) in zip(expected, ended, strict=True):
+        assert end == code, (arguments, errors)
+        assert told in output + errors, (arguments, output, errors)
+        assert code == 0 or len(errors.splitlines()) == 1
 
 
 def test_reader_that_goes_away_is_no_error(configured: Configured) -> None:
