@@ -26,7 +26,7 @@ import numpy as np
 _FILE = Path(__file__).with_name("likeness.json")
 _CJK = re.compile(r"[一-鿿]")
 _SAID_AT_ONCE = 200
-_SELDOM = 0.0065
+_SELDOM = 0.007
 """Share of everyday messages held out of learning that may resemble; it sets the threshold."""
 _AT_RISK = re.compile("12356|求助|寻死|轻生|想不开|不想活|988")
 """What the authored reply to a person at risk speaks of: the dialogues label themselves."""
