@@ -21,6 +21,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 from urllib.parse import quote
+from weakref import WeakSet
 
 import aiosqlite
 from alembic import command
@@ -58,10 +59,15 @@ class Database:
 
     engine: AsyncEngine
     lock: FileLock | None
+    connections: WeakSet[aiosqlite.Connection]
     threads: list[Thread]
 
     async def close(self) -> None:
         await self.engine.dispose()
+        # One that a task was cancelled over while it was made is nobody's, and open.
+        for connection in list(self.connections):
+            with contextlib.suppress(sqlite3.Error, ValueError):
+                await connection.close()
         # A cancelled task leaves its connection to a thread that reports to this loop once more.
         for thread in self.threads:
             if thread.is_alive():
@@ -82,7 +88,7 @@ async def open_database(url: str, busy_timeout: float, exclusive: bool) -> Datab
     sqlite = parsed.get_backend_name() == "sqlite"
     in_memory = parsed.database in (None, "", ":memory:")
     path = Path(parsed.database or "") if sqlite and not in_memory else None
-    lock, threads = None, list[Thread]()
+    lock, threads, connections = None, list[Thread](), WeakSet[aiosqlite.Connection]()
     if path and exclusive:
         lock = _prepare(path)
     elif path:
@@ -90,7 +96,10 @@ async def open_database(url: str, busy_timeout: float, exclusive: bool) -> Datab
     try:
         connect_args: dict[str, Any] = {}
         if sqlite:
-            connect_args = {"timeout": busy_timeout, "async_creator_fn": partial(_connect, threads)}
+            connect_args = {
+                "timeout": busy_timeout,
+                "async_creator_fn": partial(_connect, connections, threads),
+            }
         engine = create_async_engine(parsed, connect_args=connect_args)
     except BaseException as error:
         if lock:
@@ -100,7 +109,7 @@ async def open_database(url: str, busy_timeout: float, exclusive: bool) -> Datab
         raise
     if sqlite:
         _configure_sqlite(engine)
-    database = Database(engine, lock, threads)
+    database = Database(engine, lock, connections, threads)
     await _bring_up(database, path or parsed.render_as_string(), exclusive)
     return database
 
@@ -200,9 +209,15 @@ def _unwritable(path: Path, why: str | None) -> StoreError:
     )
 
 
-def _connect(threads: list[Thread], *arguments: Any, **options: Any) -> aiosqlite.Connection:
-    """A connection about to be made, its thread noted: one that fails reports to the loop too."""
+def _connect(
+    connections: WeakSet[aiosqlite.Connection],
+    threads: list[Thread],
+    *arguments: Any,
+    **options: Any,
+) -> aiosqlite.Connection:
+    """A connection about to be made, noted with its thread: one that fails reports to the loop."""
     connection = aiosqlite.connect(*arguments, **options)
+    connections.add(connection)
     thread = connection._thread  # aiosqlite tells it nowhere else
     thread.daemon = True
     threads[:] = [*(t for t in threads if t.is_alive()), thread]

@@ -153,6 +153,14 @@ async def test_refused_opening_leaves_no_lock(url: str, database: Path) -> None:
     await (await Store.open(url)).close()
 
 
+async def test_connection_that_a_cancelled_task_left_is_closed_at_the_end(url: str) -> None:
+    opened = await opening.open_database(url, busy_timeout=1.0, exclusive=True)
+    left = await opening._connect(opened.connections, opened.threads, ":memory:")
+    await opened.close()
+    with pytest.raises(ValueError, match="Connection closed|no active connection"):
+        await left.execute("SELECT 1")
+
+
 async def test_many_readers_open_at_once(url: str) -> None:
     bot = await Store.open(url)
     readers = await asyncio.gather(*(Store.open(url, exclusive=False) for _ in range(5)))
