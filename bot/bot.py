@@ -93,6 +93,7 @@ class Bot:
 
     async def handle(self, platform: Platform, incoming: Incoming) -> None:
         """Answers one message. Nothing that goes wrong with it reaches the platform."""
+        answer = None
         try:
             answer = await self._answer(incoming)
             if answer is None:
@@ -109,6 +110,9 @@ class Bot:
             log.error("the store failed: %s", error)
         except Exception:
             log.exception("a message could not be answered")
+        finally:
+            if answer is not None and answer.turned_away:
+                self._access.give_back(incoming)
 
     async def _answer(self, incoming: Incoming) -> Answer | None:
         """The answer; None where there is none to be given."""

@@ -43,10 +43,12 @@ class Answer:
 
     `turn_id` is the turn that it belongs to; None where nothing was logged. `sent` are the ids of
     the messages that hold it: those of an earlier try, which are edited, and then those sent now.
+    `turned_away`: too many wait, and nothing was begun.
     """
 
     def __init__(self, texts: Callable[[Answer], AsyncGenerator[Said]]) -> None:
         self.turn_id: int | None = None
+        self.turned_away = False
         self.sent: list[str] = []
         self._texts = texts(self)
 
@@ -142,6 +144,7 @@ class Conversations:
                 async for shown in texts:
                     yield shown
         except Busy as busy:
+            answer.turned_away = True
             seconds = max(1, round(busy.seconds))
             lang = await self.lang(incoming)
             yield Said(say(lang, "busy", waiting=busy.waiting, seconds=seconds))
