@@ -82,8 +82,9 @@ class Said:
     """Something to show. `hers` is whether she speaks; otherwise it is the program.
 
     `choices` stand under it where the platform has buttons; of an answer in place, they replace
-    those under the message that was pressed or reacted to, and None leaves them. `growing`: more is
-    to come. `file` follows it, where nobody but the person sees the answer.
+    those under the message that was pressed or reacted to, and None leaves them. `beneath` does
+    that where the answer itself is told to the person alone, elsewhere. `growing`: more is to come.
+    `file` follows it, where nobody but the person sees the answer.
     """
 
     text: str
@@ -91,6 +92,7 @@ class Said:
     choices: Choices | None = None
     growing: bool = False
     file: File | None = None
+    beneath: Choices | None = None
 
 
 @dataclass(frozen=True, slots=True)
