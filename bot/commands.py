@@ -14,6 +14,7 @@ from bot.access import Access
 from bot.conversation import Answer, Conversations, clean
 from bot.corrections import list_of, usage
 from bot.feedback import consent_choices, rate, standing_choices
+from bot.forgetting import Forgetting
 from bot.learned import Learned
 from bot.platforms.base import Choice, File, Incoming, Said
 from bot.texts import LANGUAGES, say
@@ -60,6 +61,7 @@ class Commands:
         card: Card,
         access: Access,
         learned: Learned,
+        forgetting: Forgetting,
         learners: Callable[[list[int]], Awaitable[list[str]]],
         trouble: Callable[[], str | None],
         trial: Callable[[str], Awaitable[str]],
@@ -73,6 +75,7 @@ class Commands:
         self._card = card
         self._access = access
         self._learned = learned
+        self._forgetting = forgetting
         self._learners = learners
         self._trouble = trouble
         self._trial = trial
@@ -244,8 +247,9 @@ class Commands:
             # In a group, whoever pressed it would erase what is theirs.
             sure = ((Choice(say(lang, "forget_yes"), "/forget yes"),),)
             return Said(told, hers=False, choices=None if incoming.in_public else sure)
-        corrected = await self._store.people.corrected(*person)
-        erased = await self._store.people.erase(*person)
+        with self._forgetting.of(*person):
+            corrected = await self._store.people.corrected(*person)
+            erased = await self._store.people.erase(*person)
         await self._learned.refresh()
         self._asked.discard(person)
         told = say(lang, "forgotten", turns=len(erased))
