@@ -61,6 +61,14 @@ class Access:
             return flood
         return await self._quota(settings, incoming) if _asks_her(incoming) else None
 
+    def give_back(self, incoming: Incoming) -> None:
+        """What was let in was not answered, through no fault of anybody's: it counts for nobody."""
+        if incoming.again or self.is_owner(incoming) or not _asks_her(incoming):
+            return
+        for kind, name in _whose(incoming):
+            if times := self._answered.get((incoming.platform, kind, name)):
+                times.pop()
+
     def _flood(self, settings: AccessSettings, incoming: Incoming) -> str | None:
         """By when a message was said: those that come at once after a pause are no flood."""
         if not settings.flood:
@@ -76,15 +84,14 @@ class Access:
         return "flood" if len(said) == settings.flood + 1 else ""
 
     async def _quota(self, settings: AccessSettings, incoming: Incoming) -> str | None:
-        quotas = [("user", incoming.user_id, settings.user_hour, settings.user_day, "quota_user")]
-        if incoming.is_group:
-            chat = incoming.chat_id
-            quotas.append(("chat", chat, settings.group_hour, settings.group_day, "quota_group"))
+        quotas = {
+            "user": (settings.user_hour, settings.user_day, "quota_user"),
+            "chat": (settings.group_hour, settings.group_day, "quota_group"),
+        }
         now = self._clock()
         counted = []
-        for kind, name, hour, day, key in quotas:
-            if not name:
-                continue
+        for kind, name in _whose(incoming):
+            hour, day, key = quotas[kind]
             times = await self._times(incoming.platform, kind, name, now)
             if (day and len(times) >= day) or (
                 hour and sum(at > now - _HOUR for at in times) >= hour
@@ -108,6 +115,12 @@ class Access:
         while times and times[0] <= now - _DAY:
             times.popleft()
         return times
+
+
+def _whose(incoming: Incoming) -> list[tuple[str, str]]:
+    """Whose quotas an answer counts against; nobody's who is hidden."""
+    whose = [("user", incoming.user_id)] if incoming.user_id else []
+    return [*whose, ("chat", incoming.chat_id)] if incoming.is_group else whose
 
 
 def _asks_her(incoming: Incoming) -> bool:

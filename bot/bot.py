@@ -13,6 +13,7 @@ from bot.commands import Commands
 from bot.config import Settings
 from bot.conversation import Answer, Conversations
 from bot.delivery import deliver
+from bot.forgetting import Forgetting
 from bot.learned import Learned
 from bot.logs import notice
 from bot.platforms.base import Incoming, Platform, PlatformError, SendError, Unreachable
@@ -51,7 +52,8 @@ class Bot:
         self._takeover = takeover
         self._retention = timedelta(days=settings.store.retention_days)
         self._access = Access(store, {"telegram": settings.telegram, "discord": settings.discord})
-        self._conversations = Conversations(store, service, settings.bot)
+        self._forgetting = Forgetting()
+        self._conversations = Conversations(store, service, settings.bot, self._forgetting)
         self._registry = Registry(settings.paths.var / "adapters")
         self._learned = Learned(
             store,
@@ -68,6 +70,7 @@ class Bot:
             card,
             self._access,
             self._learned,
+            self._forgetting,
             self._learners,
             lambda: takeover.trouble,
             self._trial,
@@ -93,6 +96,7 @@ class Bot:
 
     async def handle(self, platform: Platform, incoming: Incoming) -> None:
         """Answers one message. Nothing that goes wrong with it reaches the platform."""
+        answer = None
         try:
             answer = await self._answer(incoming)
             if answer is None:
@@ -109,10 +113,14 @@ class Bot:
             log.error("the store failed: %s", error)
         except Exception:
             log.exception("a message could not be answered")
+        finally:
+            if answer is not None and answer.turned_away:
+                self._access.give_back(incoming)
 
     async def _answer(self, incoming: Incoming) -> Answer | None:
         """The answer; None where there is none to be given."""
-        if not incoming.addressed:
+        # What had waited while its person was forgotten is dealt with by nobody.
+        if not incoming.addressed or self._forgetting.covers(incoming):
             return None
         refusal = await self._access.refusal(incoming)
         if refusal is not None:

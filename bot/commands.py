@@ -14,8 +14,9 @@ from bot.access import Access
 from bot.conversation import Answer, Conversations, clean
 from bot.corrections import list_of, usage
 from bot.feedback import consent_choices, rate, standing_choices
+from bot.forgetting import Forgetting
 from bot.learned import Learned
-from bot.platforms.base import Choice, Choices, File, Incoming, Said
+from bot.platforms.base import Choice, File, Incoming, Said
 from bot.texts import LANGUAGES, say
 from data.messages import Turn
 from data.store import Conversation, Store
@@ -60,6 +61,7 @@ class Commands:
         card: Card,
         access: Access,
         learned: Learned,
+        forgetting: Forgetting,
         learners: Callable[[list[int]], Awaitable[list[str]]],
         trouble: Callable[[], str | None],
         trial: Callable[[str], Awaitable[str]],
@@ -73,6 +75,7 @@ class Commands:
         self._card = card
         self._access = access
         self._learned = learned
+        self._forgetting = forgetting
         self._learners = learners
         self._trouble = trouble
         self._trial = trial
@@ -194,9 +197,8 @@ class Commands:
         if answer is not None:
             await self._store.people.agree(*person, answer)
             await self._learned.refresh()
-            choices = await self._without_question(incoming) if incoming.in_place else None
-            key = "agreed" if answer else "refused"
-            return Said(say(lang, key), hers=False, choices=choices)
+            told = say(lang, "agreed" if answer else "refused")
+            return await self._without_question(incoming, told)
         people = self._store.people
         kept, agreed = await people.kept(*person), await people.agreed(*person)
         state = "privacy_unasked" if agreed is None else "privacy_yes" if agreed else "privacy_no"
@@ -213,14 +215,19 @@ class Commands:
         told += f"\n{say(lang, 'privacy_file')}"
         return Said(told, hers=False, choices=consent_choices(lang), file=file)
 
-    async def _without_question(self, incoming: Incoming) -> Choices | None:
-        """What stays where the question was answered; None where it still waits for others."""
+    async def _without_question(self, incoming: Incoming, told: str) -> Said:
+        """What is told to an answer, which takes the question away, unless it waits for others."""
+        if not incoming.in_place:
+            return Said(told, hers=False)
         turn = await self._of_message(incoming, incoming.reply_to)
         if turn is None:
-            return ()
-        if incoming.in_public and await self._store.people.undecided(turn.id):
-            return None
-        return await standing_choices(self._store, turn, incoming.reply_to)
+            return Said(told, hers=False, choices=())
+        choices = None
+        if not (incoming.is_group and await self._store.people.undecided(turn.id)):
+            choices = await standing_choices(self._store, turn, incoming.reply_to)
+        if incoming.alone:
+            return Said(told, hers=False, beneath=choices)
+        return Said(told, hers=False, choices=choices)
 
     def _file_of(self, kept: dict[str, Any], lang: str) -> File:
         text = json.dumps(kept, ensure_ascii=False, indent=1)
@@ -240,8 +247,9 @@ class Commands:
             # In a group, whoever pressed it would erase what is theirs.
             sure = ((Choice(say(lang, "forget_yes"), "/forget yes"),),)
             return Said(told, hers=False, choices=None if incoming.in_public else sure)
-        corrected = await self._store.people.corrected(*person)
-        erased = await self._store.people.erase(*person)
+        with self._forgetting.of(*person):
+            corrected = await self._store.people.corrected(*person)
+            erased = await self._store.people.erase(*person)
         await self._learned.refresh()
         self._asked.discard(person)
         told = say(lang, "forgotten", turns=len(erased))

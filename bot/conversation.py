@@ -6,15 +6,17 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import asdict
+from functools import partial
 
 from bot.config import BotSettings
 from bot.feedback import RATING
+from bot.forgetting import Forgetting
 from bot.platforms.base import Choice, Incoming, Kind, Said
 from bot.texts import say
 from data.messages import Answered, Turn
-from data.store import Conversation, Store
+from data.store import Conversation, Store, Withdrawn
 from data.transactions import StoreUnavailable
 from persona.admission import Busy, Late
 from persona.engines.base import EngineError
@@ -43,10 +45,12 @@ class Answer:
 
     `turn_id` is the turn that it belongs to; None where nothing was logged. `sent` are the ids of
     the messages that hold it: those of an earlier try, which are edited, and then those sent now.
+    `turned_away`: too many wait, and nothing was begun.
     """
 
     def __init__(self, texts: Callable[[Answer], AsyncGenerator[Said]]) -> None:
         self.turn_id: int | None = None
+        self.turned_away = False
         self.sent: list[str] = []
         self._texts = texts(self)
 
@@ -57,10 +61,17 @@ class Answer:
 class Conversations:
     """Answers messages: keeps the context, asks the service, logs every turn."""
 
-    def __init__(self, store: Store, service: InferenceService, settings: BotSettings) -> None:
+    def __init__(
+        self,
+        store: Store,
+        service: InferenceService,
+        settings: BotSettings,
+        forgetting: Forgetting,
+    ) -> None:
         self._store = store
         self._service = service
         self._settings = settings
+        self._forgetting = forgetting
 
     async def lang(self, incoming: Incoming) -> str:
         """The interface's language in a chat; the default where the store cannot tell."""
@@ -112,11 +123,19 @@ class Conversations:
             turn = before.turn
             if turn.text != text:
                 kept = await self._store.begin_turn(
-                    conversation.id, turn.user_id, turn.user_name, text, incoming.message_id, turn
+                    conversation.id,
+                    turn.user_id,
+                    turn.user_name,
+                    text,
+                    incoming.message_id,
+                    turn,
+                    partial(self._forgetting.covers, incoming),
                 )
                 await self._store.close_turn(kept, "cancelled", error=_EDITED)
             elif not incoming.again:  # something else about it has changed
                 return
+        except Withdrawn:
+            return
         except StoreUnavailable as error:
             log.error("the store failed: %s", error)
             return
@@ -142,11 +161,14 @@ class Conversations:
                 async for shown in texts:
                     yield shown
         except Busy as busy:
+            answer.turned_away = True
             seconds = max(1, round(busy.seconds))
             lang = await self.lang(incoming)
             yield Said(say(lang, "busy", waiting=busy.waiting, seconds=seconds))
         except Late:
             yield Said(say(await self.lang(incoming), "late"))
+        except Withdrawn:
+            log.info("a message is not answered: its person was forgotten meanwhile")
         except StoreUnavailable as error:
             log.error("the store failed: %s", error)
             yield Said(say(await self.lang(incoming), "store_failed"))
@@ -159,6 +181,8 @@ class Conversations:
     async def _admitted(
         self, incoming: Incoming, answer: Answer, again: str | None, deadline: asyncio.Timeout
     ) -> AsyncGenerator[Said]:
+        if self._forgetting.covers(incoming):  # while it waited: nothing of it is to be kept
+            raise Withdrawn
         conversation = await self._of(incoming)
         lang = self._lang(incoming, conversation)
         retry_of = None
@@ -212,9 +236,10 @@ class Conversations:
         # Who said it, whoever asks for another answer.
         user_id = retry_of.user_id if retry_of else incoming.user_id
         user_name = retry_of.user_name if retry_of else clean(incoming.user_name)
+        forgotten = partial(self._forgetting.covers, incoming, user_id)
         begun = asyncio.ensure_future(
             self._store.begin_turn(
-                conversation.id, user_id, user_name, text, incoming.message_id, retry_of
+                conversation.id, user_id, user_name, text, incoming.message_id, retry_of, forgotten
             )
         )
         try:
@@ -222,13 +247,15 @@ class Conversations:
         except asyncio.CancelledError as cancelled:
             # It is written down all the same, and must not stay open until the next start.
             why = _why(cancelled, deadline)
-            await self._close(await begun, *why, Outcome(), time.monotonic() - started)
+            with suppress(Withdrawn):
+                await self._close(await begun, *why, Outcome(), time.monotonic() - started)
             raise
         answer.turn_id = turn_id
         before = retry_of.first_turn if retry_of else turn_id
         state = "cancelled"
         error: str | None = "nobody waits for it any more"
         reply = None
+        shows = False
         try:
             if answer.sent:
                 await self._store.messages.link_reply(turn_id, answer.sent)
@@ -243,10 +270,15 @@ class Conversations:
             )
             async with aclosing(aiter(reply)) as texts:
                 async for shown in texts:
+                    # Its turn is erased, and nothing of it will be stored. What is half said
+                    # already is said to its end.
+                    if not shows and forgotten():
+                        return
+                    shows = True
                     yield Said(shown)
             state, error = "done", None
-            if reply.outcome.text:
-                yield Said(reply.outcome.text, choices=RATING)
+            if reply.outcome.text and (shows or not forgotten()):
+                yield Said(reply.outcome.text, choices=() if forgotten() else RATING)
         except asyncio.CancelledError as cancelled:
             state, error = _why(cancelled, deadline)
             raise

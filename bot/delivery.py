@@ -164,10 +164,9 @@ class _Shown:
 
     def _pieces(self, said: Said) -> list[Said]:
         texts = split(said.text, self._limits.length, self._limits.measure)
-        return [
-            Said(text, said.hers, said.choices if number == len(texts) else None, said.growing)
-            for number, text in enumerate(texts, 1)
-        ]
+        bare = replace(said, choices=None, beneath=None, file=None)
+        pieces = [replace(bare, text=text) for text in texts]
+        return [*pieces[:-1], *(replace(said, text=text, file=None) for text in texts[-1:])]
 
     async def _place(self, number: int, piece: Said) -> None:
         """Makes that message hold the piece: sends it where it is new, edits what differs."""

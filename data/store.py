@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -34,6 +34,10 @@ class Rating:
 
     vote: int
     correction: str | None
+
+
+class Withdrawn(Exception):
+    """What was to be written down is not to be kept any more."""
 
 
 def _now() -> datetime:
@@ -114,12 +118,16 @@ class Store:
         message: str,
         message_id: str | None = None,
         retry_of: Turn | None = None,
+        withdrawn: Callable[[], bool] = lambda: False,
     ) -> int:
         """Writes a message down before it is answered; the turn is `pending` until it is closed.
 
-        `retry_of` is an earlier turn whose message is answered again.
+        `retry_of` is an earlier turn whose message is answered again. `withdrawn` is asked last,
+        when no erasure can come in between; where it says so, raises Withdrawn.
         """  # fmt: skip
         async with self._transactions.write() as connection:
+            if withdrawn():
+                raise Withdrawn
             made = await connection.execute(
                 insert(turns).values(
                     **await _fresh_id(connection),

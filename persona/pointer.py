@@ -38,6 +38,14 @@ class Pointer:
                 stack.append(promotion["version"])
         return stack[:-1]
 
+    def needed(self, steps: int) -> set[str]:
+        """The versions that may be asked for by it: the one that is served and those that so many
+        rollbacks go back to, the one on trial and the one whose trial ended last."""
+        named = [self.current, *self.before[-steps:]]
+        named += [self.trial.version] if self.trial else []
+        named += [ended.trial.version for ended in self.ended[-1:]]
+        return {name for name in named if name is not None}
+
     def promoting(
         self, name: str | None, reason: str, *, forced: bool = False, rollback: bool = False
     ) -> Pointer:

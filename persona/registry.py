@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,6 +34,8 @@ LINEAGE_FILE = "lineage.json"
 _REQUIRED = frozenset({ADAPTER_FILE, CONFIG_FILE, LINEAGE_FILE})
 _ALLOWED = _REQUIRED | {"gate.json", "samples.md", "README.md", "loss.png"}
 
+_NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+"""Of a version that the trainer made; a folder of another name somebody has put there."""
 _WAIT_SECONDS = 10.0
 
 
@@ -86,7 +90,10 @@ class Version:
         That is: LoRA weights as safetensors, finite, with known shapes; with `base`, ones that fit
         it.
         """
-        held = {path.name for path in self.path.iterdir()}
+        try:
+            held = {path.name for path in self.path.iterdir()}
+        except OSError as error:  # removed since it was read
+            raise RegistryError(f"{self.path}: {error.strerror or error}") from error
         if missing := sorted(_REQUIRED - held):
             raise RegistryError(f"version {self.name} lacks {', '.join(missing)}")
         if foreign := sorted(held - _ALLOWED):
@@ -134,10 +141,20 @@ class Registry:
 
     def versions(self) -> list[Version]:
         """All versions, oldest first; a folder that is none is passed over."""
+        found = []
+        for path in self._folders():
+            try:
+                found.append(read_version(path))
+            except RegistryError:
+                if path.exists():  # else it was removed in this very moment
+                    raise
+        return found
+
+    def _folders(self) -> list[Path]:
         if not self.folder.is_dir():
             return []
         return [
-            read_version(path)
+            path
             for path in sorted(self.folder.iterdir())
             if (path / LINEAGE_FILE).is_file() and path.suffix != ".part"
         ]
@@ -145,7 +162,8 @@ class Registry:
     def version(self, name: str) -> Version:
         """The version of that name. Raises RegistryError."""
         path = self.folder / name
-        if "/" in name or name in ("", ".", "..") or not (path / LINEAGE_FILE).is_file():
+        named = name not in ("", ".", "..") and "/" not in name and path.suffix != ".part"
+        if not (named and (path / LINEAGE_FILE).is_file()):
             raise RegistryError(f"there is no version {name!r}; `list` shows those that are")
         return read_version(path)
 
@@ -176,8 +194,8 @@ class Registry:
 
         Raises RegistryError for one that is unfit.
         """
-        version.check()
         with self._changing() as pointer:
+            version.check()  # within: until here it may have been removed
             tried = pointer.trial is not None and pointer.trial.version == version.name
             why = reason if tried else f"{version.name} was promoted meanwhile: {reason}"
             pointer = pointer.ending("promoted" if tried else "dropped", why, {})
@@ -190,9 +208,9 @@ class Registry:
 
         Raises RegistryError for a version that is unfit.
         """
-        version.check()
         trial = Trial(version.name, share, datetime.now(UTC), hours, reason, forced)
         with self._changing() as pointer:
+            version.check()  # within: until here it may have been removed
             pointer = pointer.ending("dropped", f"{version.name} took its place", {})
             self._point(replace(pointer, trial=trial))
         return trial
@@ -232,6 +250,22 @@ class Registry:
             found = None if previous is None else self.version(previous)
             self._point(pointer.promoting(previous, reason, rollback=True))
         return found
+
+    def prune(self, keep: int) -> list[str]:
+        """Removes the versions that the trainer made but for the newest `keep` and those that the
+        pointer may ask for, as many rollbacks back; their names.
+
+        Each is gone at once, and then deleted: to be called where nobody else writes versions.
+        Raises RegistryError, OSError.
+        """
+        with self._changing() as pointer:  # nothing is promoted or put on trial meanwhile
+            made = [path for path in self._folders() if _NAME.fullmatch(path.name)]
+            needed = pointer.needed(keep)
+            gone = [path for path in made[:-keep] if path.name not in needed]
+            parts = [path.rename(f"{path}.{os.getpid()}.part") for path in gone]
+        for part in parts:
+            shutil.rmtree(part)
+        return [path.name for path in gone]
 
     def _read(self) -> Pointer:
         try:

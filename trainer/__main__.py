@@ -193,7 +193,7 @@ def _gate(settings: Settings, _: argparse.Namespace) -> int:
     from trainer import contest, loop
     from trainer.display import Display
     from trainer.introduce import introduce
-    from trainer.publish import publish
+    from trainer.publish import prune, publish
     from trainer.run import Run
 
     if not is_main():
@@ -206,6 +206,8 @@ def _gate(settings: Settings, _: argparse.Namespace) -> int:
         verdict, sheet = asyncio.run(contest.gate(settings, dataset, made, run, display.report))
         registry = loop.registry(settings)
         version = publish(run, registry, parent, verdict, sheet)
+        if gone := prune(settings.runs, registry, settings.training.keep):
+            display.say(gone)
         talk = verdict.losses["talk"]
         display.say(
             f"{version.name}: {talk.candidate:.3f} nats a character, "

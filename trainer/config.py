@@ -111,6 +111,9 @@ class TrainingSettings(BaseModel):
     trial_chats: int = Field(default=8, ge=2)
     """Chats that were active in the last seven days; with fewer a trial tells nothing, and a
     version is served everywhere at once."""
+    keep: int = Field(default=30, ge=3)
+    """Versions that stay, the newest; beside them those that were served before, so many of them,
+    and what is on trial. Earlier ones are removed once another is published."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Of the adapter's first values, the order of rows, and dropout."""
     pack_tokens: int = Field(default=0, ge=0)

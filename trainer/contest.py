@@ -47,13 +47,12 @@ async def gate(
     judged = await read_judged(settings)
     ours = await _measured(settings, dataset, judged, weights, candidate, report)
     theirs = await _measured(settings, dataset, judged, weights, incumbent(settings), report)
-    # Asked again: what was withdrawn or erased meanwhile is neither counted nor shown.
+    # Asked again: what was withdrawn or erased meanwhile is not counted.
     still = await read_judged(settings, [turn.turn_id for turn in judged]) if judged else []
     judged = [turn for turn in judged if turn in still]
     ours, theirs = ours.of(judged), theirs.of(judged)
     verdict = compare(ours, theirs)
-    people = sheet(judged, ours.answers, theirs.answers, verdict.people)
-    return verdict, f"{samples(ours, theirs)}\n{people}"
+    return verdict, f"{samples(ours, theirs)}\n{sheet(verdict.people)}"
 
 
 async def _measured(

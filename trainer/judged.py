@@ -75,7 +75,7 @@ def judged(
             continue
         if barred(snapshot, rated, training, store) or spoken.turn_id in doubtful:
             continue
-        # It will stand in the sample sheet, which may be shown around.
+        # It will be shown beside the figures, perhaps to more people than one.
         if plain_reason(spoken.text) or plain_reason(spoken.reply):
             continue
         least = training.score if rated.is_group else 1.0

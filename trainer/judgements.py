@@ -57,13 +57,14 @@ class Corrected:
     """Turns that were corrected, on how many of them the candidate's reply is nearer to the
     correction, and farther from it.
 
-    `similarity` is the mean 3-gram Jaccard of reply and correction, `loss` the correction's nats a
-    character; of each the candidate's and the incumbent's.
+    `near` is the 3-gram Jaccard of reply and correction, turn by turn, `similarity` its mean,
+    `loss` the correction's nats a character; of each the candidate's and the incumbent's.
     """
 
     turns: list[int]
     nearer: int
     farther: int
+    near: list[list[float]]
     similarity: list[float | None]
     loss: list[float | None]
 
@@ -157,12 +158,13 @@ def sign_test(worse: int, better: int) -> float:
 
 def _corrected(both: Mapping[int, tuple[Answer, Answer]]) -> Corrected:
     asked = {turn: pair for turn, pair in both.items() if pair[0].similarity is not None}
-    near = [tuple(answer.similarity or 0.0 for answer in pair) for pair in asked.values()]
+    near = [[answer.similarity or 0.0 for answer in pair] for pair in asked.values()]
     characters = sum(new.characters or 0 for new, _ in asked.values())
     return Corrected(
         turns=list(asked),
         nearer=sum(new > old for new, old in near),
         farther=sum(new < old for new, old in near),
+        near=near,
         similarity=[_ratio(sum(pair[i] for pair in near), len(near)) for i in (0, 1)],
         loss=[
             _ratio(sum(pair[i].nats or 0.0 for pair in asked.values()), characters) for i in (0, 1)
@@ -174,13 +176,12 @@ def _ratio(value: float, of: int) -> float | None:
     return value / of if of else None
 
 
-def sheet(
-    turns: Sequence[Judged],
-    ours: Mapping[int, Answer],
-    theirs: Mapping[int, Answer],
-    people: People,
-) -> str:
-    """The judged turns with both subjects' answers, as Markdown for a person to read."""
+def sheet(people: People) -> str:
+    """The judged turns and what became of them, as Markdown: figures, and no words of anybody.
+
+    Whoever takes their words back is to find them in no version, which is never changed. So the
+    subjects' answers, which may say them after, are left out too.
+    """
     rejected, corrected = people.rejected, people.corrected
     lines = ["## What people had said of earlier replies", ""]
     if not (rejected.turns or corrected.turns):
@@ -191,21 +192,17 @@ def sheet(
         f"- replies corrected: {len(corrected.turns)}; the new one is nearer to the correction in "
         f"{corrected.nearer}, the old one in {corrected.farther}",
         "",
+        "What was said is kept in the database alone: `python -m trainer show <this version>` puts "
+        "it beside, as long as it is there and its people agree.",
+        "",
+        "| turn | voted down, said again by | corrected, nearness: the new one | the old one |",
+        "|--:|---|--:|--:|",
     ]
-    for turn in turns:
-        if turn.turn_id not in ours or turn.turn_id not in theirs:
-            continue
-        lines += [f"**{_line(turn.message)}** (turn {turn.turn_id})", ""]
-        if turn.rejected is not None:
-            lines.append(f"- voted down: {_line(turn.rejected)}")
-        if turn.correction is not None:
-            lines.append(f"- corrected: {_line(turn.correction)}")
-        for name, answer in (("new", ours[turn.turn_id]), ("old", theirs[turn.turn_id])):
-            again = " — says it again" if answer.again else ""
-            lines.append(f"- {name}: {_line(answer.text)}{again}")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split()) or "(nothing)"
+    near = dict(zip(corrected.turns, corrected.near, strict=True))
+    for turn in sorted({*rejected.turns, *corrected.turns}, reverse=True):
+        sides = (("the new one", rejected.candidate), ("the old", rejected.incumbent))
+        by = [name for name, again in sides if turn in again]
+        said = " and ".join(by) or "neither" if turn in rejected.turns else ""
+        figures = " | ".join(f"{value:.2f}" for value in near[turn]) if turn in near else " | "
+        lines.append(f"| {turn} | {said} | {figures} |")
+    return "\n".join([*lines, ""])

@@ -13,7 +13,14 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
-from persona.registry import ADAPTER_FILE, CONFIG_FILE, LINEAGE_FILE, Registry, Version
+from persona.registry import (
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    LINEAGE_FILE,
+    Registry,
+    RegistryError,
+    Version,
+)
 from trainer.gate import Verdict
 from trainer.pairs import paired_turns
 from trainer.preprocess import Row, fingerprint
@@ -84,6 +91,18 @@ def publish(
         raise
     run.published(name)
     return registry.version(name)
+
+
+def prune(runs: Path, registry: Registry, keep: int) -> str:
+    """Removes runs and versions that are of no more use, see Run and Registry; a line of what was
+    removed, or of why it could not be: what was published stands all the same."""
+    try:
+        old, gone = Run.prune(runs), registry.prune(keep)
+    except (OSError, RegistryError) as error:
+        return f"earlier runs and versions could not be removed: {error}"
+    if not (old or gone):
+        return ""
+    return f"removed what is of no more use: runs {len(old)}, versions {len(gone)}"
 
 
 def code_version() -> str:

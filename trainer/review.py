@@ -106,14 +106,14 @@ def _shown(one: Waiting, number: int, of: int) -> str:
     lines.append(
         f"  why: {one.reason}" if one.reason else "  why: a correction that nobody read yet"
     )
-    lines.append(f"  said:    {_line(one.message)}")
+    lines.append(f"  said:    {plain_line(one.message)}")
     if one.was is not None:
-        lines.append(f"  she:     {_line(one.was)}")
-    lines.append(f"  {'reply:  ' if one.was is None else 'better: '} {_line(one.wording)}")
+        lines.append(f"  she:     {plain_line(one.was)}")
+    lines.append(f"  {'reply:  ' if one.was is None else 'better: '} {plain_line(one.wording)}")
     return "\n".join(lines)
 
 
-def _line(text: str) -> str:
+def plain_line(text: str) -> str:
     """A text that can neither break the line nor move a terminal's cursor."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 

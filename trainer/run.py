@@ -66,7 +66,7 @@ class Run:
     @classmethod
     def cut_off(cls, runs: Path) -> Run | None:
         """The newest run that can be gone on with, if there is one. Raises TrainingError."""
-        for folder in sorted(runs.glob("*-*"), reverse=True):
+        for folder in _newest_first(runs):
             if not (folder / "run.json").is_file() or (folder / "published").exists():
                 continue
             run = cls(folder)
@@ -78,10 +78,21 @@ class Run:
     @classmethod
     def unpublished(cls, runs: Path) -> Run:
         """The newest run that is trained and not published. Raises TrainingError."""
-        for folder in sorted(runs.glob("*-*"), reverse=True):
+        for folder in _newest_first(runs):
             if (folder / "trained").exists() and not (folder / "published").exists():
                 return cls(folder)
         raise TrainingError(f"{runs} holds no trained run; `python -m trainer train` makes one")
+
+    @staticmethod
+    def prune(runs: Path) -> list[str]:
+        """Removes the published runs but for the newest one; their names. Raises OSError."""
+        for left in runs.glob("*-*.part"):  # of a trainer that was killed: there is no second
+            shutil.rmtree(left)
+        done = [folder for folder in _newest_first(runs) if (folder / "published").exists()]
+        for folder in done[1:]:
+            # At once no run any more: half of one could pass for one that is not published.
+            shutil.rmtree(folder.rename(f"{folder}.part"))
+        return [folder.name for folder in done[1:]]
 
     @property
     def trained(self) -> bool:
@@ -191,6 +202,10 @@ class Run:
         figure.tight_layout()
         figure.savefig(path, metadata={"Software": None})
         pyplot.close(figure)
+
+
+def _newest_first(runs: Path) -> list[Path]:
+    return sorted((run for run in runs.glob("*-*") if run.suffix != ".part"), reverse=True)
 
 
 def _smoothed(values: list[float], weight: float = 0.9) -> list[float]:

@@ -38,7 +38,10 @@ def _judged(version: Version) -> str:
 
 
 def show(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Prints a version's model card, and what became of it."""
+    """Prints a version's model card, what became of it, and what people had said of which its gate
+    asked."""
+    from trainer.recall import recalled
+
     registry = _registry(settings)
     version = registry.version(arguments.version) if arguments.version else registry.current()
     if version is None:
@@ -55,6 +58,8 @@ def show(settings: Settings, arguments: argparse.Namespace) -> int:
             print(f"{tried}, then {ended.outcome}: {ended.why}")
             for side, counts in ended.figures.items():
                 print(f"  {side}: " + ", ".join(f"{key} {n}" for key, n in counts.items()))
+    for line in recalled(settings, version.gate() or {}):
+        print(line)
     return 0
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -28,7 +29,8 @@ class Incoming:
     `alone`: nobody but this person sees the answer, though it is given in a group.
 
     `server_id` is the community that a chat belongs to, where a platform has such. `lang` is the
-    interface's language there, until the chat chooses one; "" is the bot's own.
+    interface's language there, until the chat chooses one; "" is the bot's own. `arrived` is when
+    this process took it up, by a clock of its own.
     """
 
     platform: str
@@ -49,6 +51,7 @@ class Incoming:
     alone: bool = False
     server_id: str = ""
     lang: str = ""
+    arrived: float = field(default_factory=time.monotonic, compare=False, repr=False)
 
     @property
     def in_public(self) -> bool:
@@ -82,8 +85,9 @@ class Said:
     """Something to show. `hers` is whether she speaks; otherwise it is the program.
 
     `choices` stand under it where the platform has buttons; of an answer in place, they replace
-    those under the message that was pressed or reacted to, and None leaves them. `growing`: more is
-    to come. `file` follows it, where nobody but the person sees the answer.
+    those under the message that was pressed or reacted to, and None leaves them. `beneath` does
+    that where the answer itself is told to the person alone, elsewhere. `growing`: more is to come.
+    `file` follows it, where nobody but the person sees the answer.
     """
 
     text: str
@@ -91,6 +95,7 @@ class Said:
     choices: Choices | None = None
     growing: bool = False
     file: File | None = None
+    beneath: Choices | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,7 @@ class Receiver:
     ) -> bool | None:
         """Writes down what is meant for her. Whether it is new; None where it cannot be kept."""
         kept = asdict(incoming) | ({_TICKET: ticket} if ticket else {})
+        del kept["arrived"]  # another process has another clock
         payload = json.dumps(kept, ensure_ascii=False)
         try:
             return await self._inbox.put(PLATFORM, self._bot_id, number, incoming.user_id, payload)

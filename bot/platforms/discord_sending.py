@@ -11,7 +11,7 @@ from typing import Any
 
 import discord
 
-from bot.platforms.base import File, Incoming, Limits, Said, SendError, utf16
+from bot.platforms.base import Choices, File, Incoming, Limits, Said, SendError, utf16
 from bot.platforms.discord_calls import UNANSWERABLE, Refused, call
 from bot.platforms.discord_interactions import (
     LENGTH,
@@ -75,10 +75,14 @@ class Sender:
     async def send(self, to: Incoming, said: Said) -> str:
         pending = self._pending.get(to.message_id or "")
         if pending and pending.takes(said):
-            return await pending.send(said)
+            message_id = await pending.send(said)
+            await self._set_choices(to, said.beneath)
+            return message_id
         if to.in_place == "reaction" and (to.is_group or said.choices is None):
             await self._acknowledge(to)
+            await self._set_choices(to, said.choices)
             return to.message_id or ""
+        await self._set_choices(to, said.beneath)
         if to.alone or (to.in_place == "button" and not said.hers):
             return to.message_id or ""  # the person waits no longer, and nobody else is to see it
         shown = self._shown.setdefault(to.message_id or "", [])
@@ -140,6 +144,11 @@ class Sender:
         if len(self._edited_at) > _PACES:
             self._edited_at.clear()
         self._edited_at[to.chat_id] = now
+
+    async def _set_choices(self, to: Incoming, choices: Choices | None) -> None:
+        """Has these buttons stand under what was pressed or reacted to; None leaves them."""
+        if choices is not None and to.reply_to:
+            await call(self._message(to, to.reply_to).edit, view=buttons(choices))
 
     async def strip(self, to: Incoming, message_id: str) -> None:
         await call(self._message(to, message_id).edit, once=True, view=None)

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import aclosing, asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -37,15 +37,23 @@ EXCHANGES = [
 
 
 class ListeningEngine(EchoEngine):
-    """The echo engine, which also keeps the ids that it was given."""
+    """The echo engine, which also keeps the ids that it was given.
+
+    While `going` is not set, a reply that was begun waits, and nobody has seen anything of it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.ids: list[list[int]] = []
+        self.going = asyncio.Event()
+        self.going.set()
 
-    def generate(self, token_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta]:
+    async def generate(self, token_ids: Sequence[int], sampling: Sampling) -> AsyncGenerator[Delta]:
         self.ids.append(list(token_ids))
-        return super().generate(token_ids, sampling)
+        async with aclosing(super().generate(token_ids, sampling)) as deltas:
+            async for delta in deltas:
+                await self.going.wait()
+                yield delta
 
 
 class Screen:

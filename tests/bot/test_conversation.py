@@ -153,6 +153,26 @@ async def test_full_queue_turns_people_away_and_logs_nothing(tmp_path: Path) -> 
         assert await chat.say("让我说", chat_id="2") == "让我说"
 
 
+async def test_quota_is_not_spent_on_whoever_is_turned_away(tmp_path: Path) -> None:
+    limits = {"model__queue": "1", "telegram__user_hour": "2", "telegram__group_hour": "3"}
+    async with opened_chat(tmp_path, **limits) as chat:
+        chat.screen.name = "telegram"
+        group: dict[str, Any] = {"chat_id": "g", "is_group": True}
+        chat.engine.replies.append(LONG)
+        chat.engine.going.clear()
+        first = chat.saying("你好", user_id="u1", **group)
+        await chat.mid_reply()
+        for _ in range(4):
+            told = await chat.say("让我说", user_id="u2", **group)
+            assert told == say("zh", "busy", waiting=1, seconds=5)
+        chat.engine.going.set()
+        await first
+        for text in ("让我说", "再说"):
+            assert await chat.say(text, user_id="u2", **group) == text
+        assert await chat.say("又说", user_id="u2", **group) == say("zh", "quota_user")
+        assert await chat.say("我也说", user_id="u3", **group) == say("zh", "quota_group")
+
+
 async def test_one_chat_is_answered_in_order_one_at_a_time(chat: Chat) -> None:
     chat.engine.delay = 0.001
     said = [f"话{i}" for i in range(12)]

@@ -49,6 +49,53 @@ async def test_consent_is_asked_once_and_in_private(on: OnDiscord) -> None:
     assert say("en", "consent") not in second.response.content
 
 
+QUESTION = [say("en", key) for key in ("consent_short", "agree", "refuse")]
+RATING = ["👍", "👎", "✍️", "↻"]
+
+
+async def test_a_first_vote_by_reaction_is_asked_about_under_the_reply(on: OnDiscord) -> None:
+    await on.member.slash(on.room, "lang", language="en")
+    await on.say_here(f"{on.mention} 你好")
+    stood = len(on.hers())
+    await on.member.react(on.last(), "👍")
+    assert labels(on.last()) == [*RATING, *QUESTION]
+    assert on.texts()[-1] == "你好"
+    whole = await on.member.click(on.last(), custom_id=custom_id("/privacy ask"))
+    assert whole.response
+    assert whole.response.ephemeral
+    assert whole.response.content == say("en", "consent")
+    assert labels(on.last()) == [*RATING, *QUESTION]
+    agreed = await on.member.click(on.last(), custom_id=custom_id("/privacy yes"))
+    assert agreed.response
+    assert agreed.response.ephemeral
+    assert agreed.response.content == say("en", "agreed")
+    assert labels(agreed.response.message) == []
+    assert labels(on.last()) == RATING
+    assert await on.chat.store.people.agreed("discord", str(on.member.id)) is True
+    await on.member.unreact(on.last(), "👍")
+    await on.member.react(on.last(), "👎")
+    assert labels(on.last()) == RATING
+    assert len(on.hers()) == stood
+
+
+async def test_the_question_stays_until_everyone_who_reacted_has_answered(on: OnDiscord) -> None:
+    await on.member.slash(on.room, "lang", language="en")
+    for text in ("一", "二"):
+        await on.say_here(f"{on.mention} {text}")
+    earlier = on.hers()[-2]
+    other = on.guild.add_member(on.env.create_user("chai"))
+    for member in (on.member, other):
+        await member.react(earlier, "👍")
+    for member, answer, left in ((on.member, "no", QUESTION), (other, "yes", [])):
+        assert labels(on.hers()[-2]) == QUESTION  # what rates stands under the last reply alone
+        await member.click(on.hers()[-2], custom_id=custom_id(f"/privacy {answer}"))
+        assert labels(on.hers()[-2]) == left
+    assert labels(on.last()) == RATING
+    people = on.chat.store.people
+    agreed = [await people.agreed("discord", str(one.id)) for one in (on.member, other)]
+    assert agreed == [False, True]
+
+
 async def test_a_better_wording_is_asked_for_by_a_form(on: OnDiscord) -> None:
     await on.say_here(f"{on.mention} 你好")
     shown = await on.member.click(on.last(), custom_id=BETTER)

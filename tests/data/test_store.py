@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import insert
 
 from data.schema import turns
-from data.store import Conversation, Rating, Store
+from data.store import Conversation, Rating, Store, Withdrawn
 from data.transactions import StoreUnavailable
 
 SECONDS = 10
@@ -47,6 +47,15 @@ async def test_chat_and_thread_are_conversations_of_their_own(store: Store) -> N
 async def test_conversation_is_made_once_by_many_at_once(store: Store) -> None:
     made = await asyncio.gather(*(store.conversation("screen", "9") for _ in range(20)))
     assert len({conversation.id for conversation in made}) == 1
+
+
+async def test_what_was_withdrawn_is_not_written_down(store: Store, database: Path) -> None:
+    conversation = await store.conversation("screen", "1")
+    with pytest.raises(Withdrawn):
+        await store.begin_turn(conversation.id, "u1", "", "甲", "m", withdrawn=lambda: True)
+    assert read(database, "SELECT * FROM turns") == []
+    await said(store, conversation, "乙")
+    assert await remembered(store, conversation) == [("乙", "好。")]
 
 
 async def test_history_is_oldest_first_and_bounded(

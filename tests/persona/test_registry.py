@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from persona import registry as registry_module
 from persona.checkpoint import SafetensorsCheckpoint
-from persona.registry import Registry, RegistryError, Version
+from persona.registry import Registry, RegistryError, Version, read_version
 
 Publish = Callable[..., Version]
 
@@ -40,7 +41,7 @@ def publish(registry: Registry, adapter: Path) -> Publish:
                 path.unlink()
             else:
                 path.write_bytes(content)
-        return registry.version(name)
+        return read_version(folder)
 
     return put
 
@@ -294,6 +295,95 @@ def test_versions_are_listed_oldest_first_and_half_written_ones_are_not(
     publish("20260103T000000Z-cccccccc.77.part")
     (registry.folder / "empty").mkdir()
     assert [v.name[:8] for v in registry.versions()] == ["20260101", "20260102"]
+
+
+def night(number: int) -> str:
+    """The name of the version that a night's training made."""
+    return f"202601{number:02}T000000Z-{number:08x}"
+
+
+def nights(registry: Registry) -> list[int]:
+    """The nights whose versions are there."""
+    return [int(version.name[6:8]) for version in registry.versions()]
+
+
+def test_newest_versions_stay_and_what_the_pointer_may_ask_for(
+    registry: Registry, publish: Publish
+) -> None:
+    versions = {number: publish(night(number)) for number in range(1, 13)}
+    publish("put here by hand")
+    for number in (1, 2, 3, 4, 5):
+        registry.promote(versions[number], "x")
+    for number in (6, 7):  # the first of these trials is ended by the second
+        registry.begin_trial(versions[number], 0.5, 1.0, "x")
+    removed = registry.prune(3)
+    assert removed == [night(number) for number in (1, 8, 9)]
+    (registry.folder / "put here by hand").rename(registry.folder.parent / "aside")
+    assert nights(registry) == [2, 3, 4, 5, 6, 7, 10, 11, 12]
+    assert list(registry.folder.glob("*.part")) == []
+    assert registry.prune(3) == []
+    for before in (5, 4, 3, 2, None):  # the first ends the trial
+        assert registry.rollback() == (versions[before] if before else None)
+
+
+def test_what_ended_on_trial_long_ago_goes(registry: Registry, publish: Publish) -> None:
+    versions = {number: publish(night(number)) for number in range(1, 7)}
+    for number in (1, 2):
+        trial = registry.begin_trial(versions[number], 0.5, 1.0, "x")
+        registry.end_trial(trial, "dropped", "it was worse", {})
+    assert registry.prune(3) == [night(1), night(3)]
+
+
+def test_killed_while_it_removes_no_version_is_seen_half(
+    registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 6):
+        publish(night(number))
+
+    class KilledError(Exception):
+        pass
+
+    def dying(folder: Path) -> None:
+        (folder / "adapter_model.safetensors").unlink()
+        raise KilledError
+
+    monkeypatch.setattr(shutil, "rmtree", dying)
+    with pytest.raises(KilledError):
+        registry.prune(3)
+    assert nights(registry) == [3, 4, 5]
+    for left in registry.folder.glob("*.part"):
+        with pytest.raises(RegistryError, match="there is no version"):
+            registry.version(left.name)
+    assert registry.trained_on([7]) == []
+
+
+def test_reader_of_versions_is_not_troubled_by_their_removal(
+    registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 6):
+        publish(night(number))
+    real = registry_module.read_version
+
+    def late(path: Path) -> Version:
+        """Between what a reader sees and what it reads, the trainer removes."""
+        Registry(registry.folder).prune(3)
+        return real(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(registry_module, "read_version", late)
+        assert nights(registry) == [3, 4, 5]
+
+
+def test_version_that_was_removed_meanwhile_is_not_promoted(
+    registry: Registry, publish: Publish
+) -> None:
+    versions = [publish(night(number)) for number in range(1, 6)]
+    registry.prune(3)
+    with pytest.raises(RegistryError, match="No such file"):
+        registry.promote(versions[0], "x")
+    with pytest.raises(RegistryError, match="No such file"):
+        registry.begin_trial(versions[0], 0.5, 1.0, "x")
+    assert (registry.current(), registry.trial()) == (None, None)
 
 
 def test_reader_never_sees_half_a_pointer(registry: Registry, publish: Publish) -> None:

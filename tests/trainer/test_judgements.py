@@ -203,26 +203,33 @@ def test_nearness_to_corrections_is_told_of_both() -> None:
     }
     found = compare_answers(ours, theirs).corrected
     assert (found.turns, found.nearer, found.farther) == ([7, 8], 1, 1)
+    assert found.near == [[0.5, 0.2], [0.1, 0.2]]
     assert found.similarity == pytest.approx([0.3, 0.2])
     assert found.loss == pytest.approx([2.0, 3.0])
 
 
-def test_sheet_tells_of_people_and_of_none() -> None:
-    turn = Judged(7, "下雨\n了", [], STALE, BETTER)
-    ours, theirs = {7: Answer(STALE, True, 0.0, 9.0, 16)}, {7: Answer("", False, 0.1, 9.0, 16)}
-    told = sheet([turn], ours, theirs, compare_answers(ours, theirs))
-    assert told.splitlines()[2:] == [
-        "- replies voted down: 1; said again by the new one 1, by the old one 0",
-        "- replies corrected: 1; the new one is nearer to the correction in 0, the old one in 1",
-        "",
-        "**下雨 了** (turn 7)",
-        "",
-        f"- voted down: {STALE}",
-        f"- corrected: {BETTER}",
-        f"- new: {STALE} — says it again",
-        "- old: (nothing)",
+def test_sheet_tells_of_people_and_of_none_and_holds_no_words() -> None:
+    ours = {
+        7: Answer(STALE, True, 0.0, 9.0, 16),
+        8: Answer("甲", False),
+        9: Answer(BETTER, None, 1.0, 9.0, 16),
+    }
+    theirs = {
+        7: Answer(STALE, True, 0.1, 9.0, 16),
+        8: Answer(STALE, True),
+        9: Answer("乙", None, 0.2, 9.0, 16),
+    }
+    told = sheet(compare_answers(ours, theirs)).splitlines()
+    assert told[2:4] == [
+        "- replies voted down: 2; said again by the new one 1, by the old one 2",
+        "- replies corrected: 2; the new one is nearer to the correction in 1, the old one in 1",
     ]
-    assert "None" in sheet([], {}, {}, compare_answers({}, {}))
+    assert told[-3:] == [
+        "| 9 |  | 1.00 | 0.20 |",
+        "| 8 | the old |  |  |",
+        "| 7 | the new one and the old | 0.00 | 0.10 |",
+    ]
+    assert "None" in sheet(compare_answers({}, {}))
 
 
 async def judge_version(path: Path) -> tuple[str, str]:
@@ -240,10 +247,11 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("brief")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-async def test_report_holds_figures_and_the_sheet_words_of_those_who_agreed(
+async def test_report_and_sheet_hold_figures_and_the_words_are_shown_from_the_store(
     village: Village,
     configured: Configured,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     await village.settle("甲", "乙", "丙", "丁")
     down = await village.say("甲", "今日下雨了", STALE)
@@ -271,12 +279,38 @@ async def test_report_holds_figures_and_the_sheet_words_of_those_who_agreed(
     assert people["rejected"]["turns"] == [down, better]
     assert people["corrected"]["turns"] == [better]
     assert all(loss > 0 for loss in people["corrected"]["loss"])
-    for words in ("今日下雨了", STALE, BETTER, "蟹可肥了么"):
-        assert words not in report
-    for words in ("**今日下雨了**", STALE, "**外头落雨呢**", BETTER):
-        assert words in samples
-    for words in ("蟹可肥了么", "性寒", "酒可温好了"):
-        assert words not in samples
+    assert f"| {better} | " in samples
+    registry = loop.registry(config.read(path, {}))
+    (version,) = registry.versions()
+    said = (
+        "今日下雨了",
+        "外头落雨呢",
+        STALE,
+        "落便落罢",
+        BETTER,
+        "蟹可肥了么",
+        "性寒",
+        "酒可温好了",
+    )
+    for file in version.path.iterdir():
+        held = file.read_bytes()
+        assert not [words for words in said if words.encode() in held], file.name
+
+    async def shown() -> list[bool]:
+        """Which of these `show` says."""
+        capsys.readouterr()
+        arguments = ["--config", str(path), "show", version.name]
+        assert await asyncio.to_thread(main, arguments) == 0
+        told = capsys.readouterr().out
+        assert f"turn {down}; voted down" in told
+        assert f"turn {better}; voted down" in told
+        return [words in told for words in said]
+
+    assert await shown() == [True] * 5 + [False] * 3
+    await village.agree("甲", agreed=False)
+    assert await shown() == [False, True, False, True, True, False, False, False]
+    await village.store.people.erase("telegram", "乙")
+    assert await shown() == [False] * 8
 
 
 @pytest.mark.usefixtures("brief")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -295,6 +296,48 @@ def test_resuming_with_other_files_is_refused(
     assert main(["--config", str(cut_off(**changed)), "train", "--resume"]) == 1
     told = capsys.readouterr().err.splitlines()[-1]
     assert f"was begun with another {what};" in told
+
+
+def stood(tmp_path: Path, *published: bool) -> list[Run]:
+    """Runs that were trained, one after another, and published or not."""
+    runs = []
+    for done in published:
+        run = Run.begin(tmp_path / "runs", FACTS)
+        run.finish()
+        if done:
+            run.published("a version")
+        runs.append(run)
+    return runs
+
+
+def test_published_runs_go_but_for_the_newest_and_others_stay(tmp_path: Path) -> None:
+    runs = stood(tmp_path, True, False, True, True, False)
+    assert Run.prune(tmp_path / "runs") == [runs[2].folder.name, runs[0].folder.name]
+    assert [run.folder.exists() for run in runs] == [False, True, False, True, True]
+    assert Run.prune(tmp_path / "runs") == []
+    assert Run.prune(tmp_path / "none") == []
+
+
+def test_killed_while_it_is_removed_a_run_is_none_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = stood(tmp_path, True, True)
+
+    def dying(folder: Path) -> None:
+        (folder / "published").unlink()
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", dying)
+        with pytest.raises(Killed):
+            Run.prune(tmp_path / "runs")
+    with pytest.raises(TrainingError, match="no trained run"):
+        Run.unpublished(tmp_path / "runs")
+    assert Run.cut_off(tmp_path / "runs") is None
+    assert len(list((tmp_path / "runs").glob("*-*"))) == 2
+    Run.prune(tmp_path / "runs")
+    assert not first.folder.exists()
+    assert len(list((tmp_path / "runs").glob("*-*"))) == 1
 
 
 def test_resuming_where_there_is_nothing_is_one_line(

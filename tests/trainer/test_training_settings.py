@@ -84,6 +84,7 @@ def test_sections_of_the_bot_are_left_alone() -> None:
         ("epochs = 0", ["[training] epochs", "greater than or equal to 1"]),
         ("rank = 999", ["[training] rank", "less than or equal to 256"]),
         ("recipe = 'best'", ["[training] recipe", "'best'", "'daiyu' or 'seed'"]),
+        ("keep = 2", ["[training] keep", "greater than or equal to 3"]),
         ("seed = -1", ["[training] seed", "greater than or equal to 0"]),
         ("seed = 99999999999", ["[training] seed", "less than 4294967296"]),
         ("pack_tokens = -5", ["[training] pack_tokens"]),

@@ -86,6 +86,10 @@ async def test_trained_judged_promoted_served_and_taken_back(
     assert "not promoted" in told
     first, second = registry.versions()
     assert second.lineage["parent"] == first.name
+    # The earlier run is published, and of no more use.
+    assert "removed what is of no more use: runs 1, versions 0" in told
+    (left,) = settings.runs.glob("*-*")
+    assert (left / "published").read_text("utf-8") == second.name
     assert registry.current() == first
     assert run(path, "list") == 0
     listed = capsys.readouterr().out.splitlines()
