@@ -50,9 +50,10 @@ async def test_without_a_connection_she_is_not_online(
 ) -> None:
     async with connected(tmp_path, server) as on:
         await on.until(lambda: on.platform.online)
+        server.down = True
         server.drop()
-        await on.until(lambda: not on.platform.online)
-        await on.until(lambda: server.resumed)
+        await eventually(lambda: not on.platform.online)
+        server.down = False
         await eventually(lambda: on.platform.online)
         on.running.cancel()
         await asyncio.gather(on.running, return_exceptions=True)

@@ -49,7 +49,7 @@ async def test_while_telegram_gives_no_answer_she_is_not_online(
         server.fail("getUpdates", html(502))
         await room.say(room.user, "你好")  # which ends the poll under way
         await eventually(lambda: not on.platform.online)
-        await on.settled()
+        await on.say(room, room.user, "还在么")
         await eventually(lambda: on.platform.online)
         on.running.cancel()
         await asyncio.gather(on.running, return_exceptions=True)
