@@ -97,6 +97,7 @@ class SilentPlatform:
     """A platform that takes what is sent and shows it to nobody."""
 
     name = "bench"
+    online = True
 
     def limits(self, to: Incoming) -> Limits:
         return Limits(4096, edit_interval=1.0)

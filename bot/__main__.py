@@ -1,4 +1,4 @@
-"""`python -m bot`: starts the bot, or with --check says whether it could be started."""
+"""`python -m bot`: starts the bot, with --check says whether it could start; copies its state."""
 
 from __future__ import annotations
 
@@ -27,7 +27,18 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--check", action="store_true", help="look at everything, say what would be done, and end"
     )
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "verb",
+        nargs="?",
+        choices=("backup", "restore"),
+        help="copy all that cannot be made again into a new folder, while a bot may be running; or "
+        "put such a copy back, while none is. Without it the bot runs",
+    )
+    parser.add_argument("path", nargs="?", type=Path, help="the folder of the copy")
+    options = parser.parse_args(arguments)
+    if options.verb and not options.path:
+        parser.error(f"{options.verb} needs the folder's PATH")
+    return options
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -38,6 +49,12 @@ def _run(options: argparse.Namespace) -> int:
 
     try:
         settings = config.read(options.config, environment())
+        if options.verb:
+            from bot.backup import back_up, put_back
+
+            copy = back_up if options.verb == "backup" else put_back
+            copy(settings, options.path, lambda line: print(f"daiyu: {line}"))
+            return 0
         if not options.check:
             asyncio.run(app.run(settings))
             return 0

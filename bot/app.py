@@ -6,15 +6,17 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
 from bot.bot import Bot
 from bot.config import Settings
 from bot.logs import keep_log, notice
+from bot.metrics import Metrics
 from bot.platforms.base import Platform
 from bot.progress import StartProgress
+from bot.readiness import Readiness
 from bot.takeover import Takeover
 from data.store import Store
 from data.triples import read_dialogues
@@ -157,7 +159,9 @@ def make_takeover(
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncGenerator[tuple[Bot, Character]]:
+async def opened(
+    settings: Settings, metrics: Metrics | None = None
+) -> AsyncGenerator[tuple[Bot, Character]]:
     """Everything built and started; closed again at the end, in reverse."""
     character = load_character(settings)
     store = await Store.open(
@@ -173,7 +177,9 @@ async def opened(settings: Settings) -> AsyncGenerator[tuple[Bot, Character]]:
         takeover.failure = loaded.instead_of
         give_back()  # what was only needed to build all this
         try:
-            yield Bot(settings, store, service, character.card, takeover), character
+            metrics = metrics or Metrics()
+            metrics.follow(service)
+            yield Bot(settings, store, service, character.card, takeover, metrics), character
         finally:
             await service.close()
     finally:
@@ -182,7 +188,7 @@ async def opened(settings: Settings) -> AsyncGenerator[tuple[Bot, Character]]:
 
 async def run(settings: Settings) -> None:
     """Runs the bot until it is left or stopped by SIGTERM."""
-    keep_log(settings.paths.var / "daiyu.log", settings.secrets)
+    keep_log(settings.paths.var / "daiyu.log", settings.secrets, settings.bot.log)
     serving = asyncio.ensure_future(_serve(settings))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, serving.cancel)
     try:
@@ -196,8 +202,26 @@ async def run(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    async with opened(settings) as (bot, character):
-        await bot.run(_platforms(settings, bot, character.card))
+    metrics, readiness = Metrics(), Readiness()
+    async with (
+        # First, so that a port that is taken is told before a model is loaded.
+        _port(settings, metrics, readiness),
+        opened(settings, metrics) as (bot, character),
+    ):
+        platforms = _platforms(settings, bot, character.card)
+        with readiness.serving(bot.reachable, platforms):
+            await bot.run(platforms)
+
+
+def _port(
+    settings: Settings, metrics: Metrics, readiness: Readiness
+) -> AbstractAsyncContextManager[None]:
+    """The port for operations, where one is set; only then is its library loaded."""
+    if not settings.operations.port:
+        return nullcontext()
+    from bot.operations import listening
+
+    return listening(settings.operations, metrics, readiness)
 
 
 def _platforms(settings: Settings, bot: Bot, card: Card) -> list[Platform]:

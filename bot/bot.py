@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from datetime import timedelta
 from functools import partial
 
@@ -16,9 +17,11 @@ from bot.delivery import deliver
 from bot.forgetting import Forgetting
 from bot.learned import Learned
 from bot.logs import notice
+from bot.metrics import Metrics
 from bot.platforms.base import Incoming, Platform, PlatformError, SendError, Unreachable
 from bot.takeover import Takeover
 from bot.trial import told
+from bot.watch import Watch
 from data.screen import Screen, read_forbidden
 from data.store import Store
 from data.transactions import StoreUnavailable
@@ -44,16 +47,21 @@ class Bot:
         service: InferenceService,
         card: Card,
         takeover: Takeover,
+        metrics: Metrics | None = None,
     ) -> None:
+        metrics = metrics or Metrics()
         self.inbox = store.inbox
         self.notes = store.notes
         self._store = store
         self._service = service
         self._takeover = takeover
+        self.watch = watch = Watch(settings.operations, settings.folders)
+        metrics.gauge("daiyu_disk_free_bytes", "Free disk", lambda: watch.free or math.nan)
+        metrics.gauge("daiyu_memory_share", "Share of the memory in use", lambda: watch.share)
         self._retention = timedelta(days=settings.store.retention_days)
         self._access = Access(store, {"telegram": settings.telegram, "discord": settings.discord})
         self._forgetting = Forgetting()
-        self._conversations = Conversations(store, service, settings.bot, self._forgetting)
+        self._conversations = Conversations(store, service, settings.bot, self._forgetting, metrics)
         self._registry = Registry(settings.paths.var / "adapters")
         self._learned = Learned(
             store,
@@ -75,6 +83,8 @@ class Bot:
             lambda: takeover.trouble,
             self._trial,
             settings.store.retention_days,
+            self.watch.told,
+            metrics.vote,
         )
 
     async def _learners(self, turns: list[int]) -> list[str]:
@@ -93,6 +103,10 @@ class Bot:
         except RegistryError as error:
             log.error("the trial cannot be read: %s", error)
             return ""
+
+    async def reachable(self) -> None:
+        """Raises StoreUnavailable where the store does not answer."""
+        await self._store.reachable()
 
     async def handle(self, platform: Platform, incoming: Incoming) -> None:
         """Answers one message. Nothing that goes wrong with it reaches the platform."""
@@ -162,7 +176,12 @@ class Bot:
         """
         beside = [
             asyncio.create_task(task)
-            for task in (self._takeover.run(), self._learned.run(), self._tidy_daily())
+            for task in (
+                self._takeover.run(),
+                self._learned.run(),
+                self._tidy_daily(),
+                self.watch.run(),
+            )
         ]
         try:
             async with asyncio.TaskGroup() as group:

@@ -11,6 +11,7 @@ from bot.app import Character, load_character, wanted, weights
 from bot.config import Settings
 from bot.platforms import telegram_calls
 from bot.platforms.base import PlatformError
+from data.backup import BackupError
 from data.config import SettingsError
 from data.database import NoDatabase, OldDatabase, StoreError
 from data.store import Store
@@ -39,6 +40,7 @@ MISTAKES = (
     RegistryError,
     ServingError,
     PlatformError,
+    BackupError,
     PermissionError,
 )
 """What a person can mend: each is told in one line, without a traceback."""

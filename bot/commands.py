@@ -66,9 +66,12 @@ class Commands:
         trouble: Callable[[], str | None],
         trial: Callable[[str], Awaitable[str]],
         retention_days: int,
+        watched: Callable[[str], str],
+        noted: Callable[[str], None],
     ) -> None:
         """`learners` names the versions that learned from any of these turns; `trial` says in a
-        language how the version on trial does."""
+        language how the version on trial does, `watched` what the machine runs short of; `noted`
+        hears what became of a rating."""
         self._store = store
         self._service = service
         self._conversations = conversations
@@ -80,6 +83,8 @@ class Commands:
         self._trouble = trouble
         self._trial = trial
         self._retention_days = retention_days
+        self._watched = watched
+        self._noted = noted
         self._asked: set[tuple[str, str]] = set()
         self._commands: dict[str, _Command] = {
             "start": self._start,
@@ -164,7 +169,9 @@ class Commands:
             told = await list_of(self._learned, self._learners, incoming, lang, page)
             return Said(told, hers=False)
         turn = await self._rated(incoming, conversation)
-        return await rate(self._store, self._learned, self._asked, incoming, turn, argument, lang)
+        return await rate(
+            self._store, self._learned, self._asked, incoming, turn, argument, lang, self._noted
+        )
 
     async def _rated(self, incoming: Incoming, conversation: Conversation) -> Turn | None:
         """The turn that a rating is about: the message answered, else the last one."""
@@ -288,6 +295,6 @@ class Commands:
             done=counts["turns"],
             ratings=counts["ratings"],
         )
-        told += await usage(self._store, lang) + await self._trial(lang)
+        told += self._watched(lang) + await usage(self._store, lang) + await self._trial(lang)
         trouble = self._trouble()
         return told + (say(lang, "status_trouble", trouble=trouble) if trouble else "")

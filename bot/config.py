@@ -10,7 +10,7 @@ from typing import Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from bot.platforms.settings import DiscordSettings, TelegramSettings
-from data.config import PathsSettings, StoreSettings, database_url, read_settings
+from data.config import PathsSettings, StoreSettings, database_file, database_url, read_settings
 from persona.config import ModelSettings, PersonaSettings
 
 
@@ -28,6 +28,24 @@ class BotSettings(BaseModel):
     learned: int = Field(default=20, ge=0)
     """Approved corrections of one person that serve everyone as exemplars, the newest ones; and of
     any one chat that serve it alone."""
+    log: Literal["text", "json"] = "text"
+    """Lines of the log: for people, or one JSON object each."""
+
+
+class OperationsSettings(BaseModel):
+    """[operations]"""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    port: int = Field(default=0, ge=0, le=65535)
+    """Port of /metrics, /healthz and /readyz; 0 is none."""
+    listen: str = Field(default="127.0.0.1", min_length=1)
+    """Address of that port. Whoever reaches it reads how busy she is, and nothing that was said."""
+    free_space: int = Field(default=500, ge=0)
+    """Megabytes of free disk below which the owner is told; 0 is never."""
+    memory_share: float = Field(default=0.9, gt=0, le=1)
+    """Share of the memory in use, the machine's or the container's, above which the owner is told;
+    1 is never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +59,7 @@ class Settings:
     bot: BotSettings
     telegram: TelegramSettings
     discord: DiscordSettings
+    operations: OperationsSettings
     telegram_token: SecretStr | None
     discord_token: SecretStr | None
 
@@ -54,6 +73,16 @@ class Settings:
     def database_url(self) -> str:
         return database_url(self.paths, self.store)
 
+    @property
+    def database(self) -> Path | None:
+        """The database's file; None where it is a server's."""
+        return database_file(self.database_url)
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where is written what grows."""
+        return [self.paths.var, *([self.database.parent] if self.database else [])]
+
 
 _SECTIONS: dict[str, type[BaseModel]] = {
     "paths": PathsSettings,
@@ -63,6 +92,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "bot": BotSettings,
     "telegram": TelegramSettings,
     "discord": DiscordSettings,
+    "operations": OperationsSettings,
 }
 
 
@@ -77,6 +107,7 @@ def read(path: Path, env: Mapping[str, str]) -> Settings:
         bot=cast(BotSettings, sections["bot"]),
         telegram=cast(TelegramSettings, sections["telegram"]),
         discord=cast(DiscordSettings, sections["discord"]),
+        operations=cast(OperationsSettings, sections["operations"]),
         telegram_token=_token(env, "TELEGRAM_TOKEN"),
         discord_token=_token(env, "DISCORD_TOKEN"),
     )

@@ -9,10 +9,12 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import asdict
 from functools import partial
+from typing import Literal
 
 from bot.config import BotSettings
 from bot.feedback import RATING
 from bot.forgetting import Forgetting
+from bot.metrics import End, Metrics
 from bot.platforms.base import Choice, Incoming, Kind, Said
 from bot.texts import say
 from data.messages import Answered, Turn
@@ -26,6 +28,10 @@ from persona.service import InferenceService
 
 log = logging.getLogger(__name__)
 
+State = Literal["done", "failed", "cancelled"]
+"""How a turn is closed."""
+
+_DEADLINE = "deadline"
 _EDITED = "edited: waits until its answer is asked for"
 _UNSEEN: dict[Kind, str] = {
     "picture": "unseen_picture",
@@ -67,11 +73,13 @@ class Conversations:
         service: InferenceService,
         settings: BotSettings,
         forgetting: Forgetting,
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self._service = service
         self._settings = settings
         self._forgetting = forgetting
+        self._metrics = metrics
 
     async def lang(self, incoming: Incoming) -> str:
         """The interface's language in a chat; the default where the store cannot tell."""
@@ -162,10 +170,13 @@ class Conversations:
                     yield shown
         except Busy as busy:
             answer.turned_away = True
+            self._metrics.turned_away(incoming.platform, "refused")
             seconds = max(1, round(busy.seconds))
             lang = await self.lang(incoming)
             yield Said(say(lang, "busy", waiting=busy.waiting, seconds=seconds))
         except Late:
+            if answer.turn_id is None:
+                self._metrics.turned_away(incoming.platform, "late")
             yield Said(say(await self.lang(incoming), "late"))
         except Withdrawn:
             log.info("a message is not answered: its person was forgotten meanwhile")
@@ -247,12 +258,13 @@ class Conversations:
         except asyncio.CancelledError as cancelled:
             # It is written down all the same, and must not stay open until the next start.
             why = _why(cancelled, deadline)
+            seconds = time.monotonic() - started
             with suppress(Withdrawn):
-                await self._close(await begun, *why, Outcome(), time.monotonic() - started)
+                await self._close(await begun, incoming.platform, *why, Outcome(), seconds)
             raise
         answer.turn_id = turn_id
         before = retry_of.first_turn if retry_of else turn_id
-        state = "cancelled"
+        state: State = "cancelled"
         error: str | None = "nobody waits for it any more"
         reply = None
         shows = False
@@ -287,26 +299,36 @@ class Conversations:
             yield Said(say(lang, "too_long", limit=_round(too_long.characters)))
         except EngineError as engine_error:
             state, error = "failed", str(engine_error)
-            log.error("turn %d: %s", turn_id, engine_error)
+            log.error("turn %d: %s", turn_id, engine_error, extra={"turn": turn_id})
             yield Said(say(lang, "failed"))
         except StoreUnavailable as unavailable:
             state, error = "failed", str(unavailable)
             raise
         except Exception as unforeseen:
             state, error = "failed", repr(unforeseen)
-            log.exception("turn %d failed", turn_id)
+            log.exception("turn %d failed", turn_id, extra={"turn": turn_id})
             yield Said(say(lang, "failed"))
         finally:
             outcome = reply.outcome if reply else Outcome()
+            seconds = time.monotonic() - started
             closing = asyncio.ensure_future(
-                self._close(turn_id, state, error, outcome, time.monotonic() - started)
+                self._close(turn_id, incoming.platform, state, error, outcome, seconds)
             )
             # A cancelled task still closes its turn: the write goes on beside it.
             await asyncio.shield(closing)
 
     async def _close(
-        self, turn_id: int, state: str, error: str | None, outcome: Outcome, seconds: float
+        self,
+        turn_id: int,
+        platform: str,
+        state: State,
+        error: str | None,
+        outcome: Outcome,
+        seconds: float,
     ) -> None:
+        end: End = "late" if error == _DEADLINE else state
+        self._metrics.turn(platform, end, outcome, seconds)
+        log.info("turn %d: %s after %.1f s", turn_id, end, seconds, extra={"turn": turn_id})
         facts = {
             "adapter": outcome.version or None,
             "engine": outcome.engine or None,
@@ -332,10 +354,10 @@ def _exchange(turn: Turn, is_group: bool) -> Exchange:
     return Exchange(turn.text, turn.reply, str(turn.id), turn.user_name if is_group else None)
 
 
-def _why(cancelled: asyncio.CancelledError, deadline: asyncio.Timeout) -> tuple[str, str]:
+def _why(cancelled: asyncio.CancelledError, deadline: asyncio.Timeout) -> tuple[State, str]:
     """State and error of a turn that was cancelled."""
     if deadline.expired():
-        return "failed", "deadline"
+        return "failed", _DEADLINE
     # A platform gives its person's wish as the reason; a shutdown gives none.
     return "cancelled", str(cancelled) or "the bot ended"
 

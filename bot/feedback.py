@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from bot.learned import Learned
 from bot.platforms.base import Choice, Choices, Incoming, Said
@@ -69,10 +70,12 @@ async def rate(
     turn: Turn | None,
     verdict: str,
     lang: str,
+    noted: Callable[[str], None],
 ) -> Said:
     """Stores `good`, `bad`, a better wording or its taking back; what to tell the person.
 
-    `asked` are the people who were asked, in this process, whether they may be learned from.
+    `asked` are the people who were asked, in this process, whether they may be learned from;
+    `noted` hears what became of it, as a key of the texts.
     Raises StoreUnavailable.
     """
     if turn is None or turn.state != "done":
@@ -93,6 +96,7 @@ async def rate(
         if earlier and not (incoming.in_place and earlier.correction):
             await store.unrate(turn.id, incoming.platform, incoming.user_id)
             await learned.refresh()
+            noted("rating_cancelled")
         return _told(lang, "rating_cancelled")
     vote, correction, key = _read(verdict)
     if correction is not None and (len(correction) > MAX_CORRECTION or guard.after(correction)):
@@ -104,6 +108,7 @@ async def rate(
         key = "correction_waits"
     if correction is not None or (earlier and earlier.correction is not None):
         await learned.refresh()
+    noted(key)
     told = say(lang, key)
     if earlier and (earlier.vote, earlier.correction) != (vote, correction):
         told += say(lang, "rating_replaced")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 from urllib.parse import quote
 
 log = logging.getLogger(__name__)
@@ -27,7 +30,29 @@ class Redacting(logging.Formatter):
         self._secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
-        return redacted(super().format(record), self._secrets)
+        return redacted(self._line(record), self._secrets)
+
+    def _line(self, record: logging.LogRecord) -> str:
+        return super().format(record)
+
+
+class RedactingJSON(Redacting):
+    """The same as one JSON object a line: time, level, logger, message, and where there is one the
+    number of the turn and the traceback."""
+
+    def _line(self, record: logging.LogRecord) -> str:
+        told: dict[str, object] = {
+            "time": f"{datetime.fromtimestamp(record.created, UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
+            "level": record.levelname,
+            "logger": record.name,
+            # Before JSON writes some of its characters otherwise.
+            "message": redacted(record.getMessage(), self._secrets),
+        }
+        if (turn := getattr(record, "turn", None)) is not None:
+            told["turn"] = turn
+        if record.exc_info:
+            told["error"] = redacted(self.formatException(record.exc_info), self._secrets)
+        return json.dumps(told, ensure_ascii=False)
 
 
 def redacted(text: str, secrets: Sequence[str]) -> str:
@@ -36,7 +61,9 @@ def redacted(text: str, secrets: Sequence[str]) -> str:
     return text
 
 
-def keep_log(path: Path, secrets: Sequence[str] = ()) -> None:
+def keep_log(
+    path: Path, secrets: Sequence[str] = (), form: Literal["text", "json"] = "text"
+) -> None:
     """Sends the log to a file: at a terminal the screen belongs to the conversation."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +71,7 @@ def keep_log(path: Path, secrets: Sequence[str] = ()) -> None:
     except OSError:
         handler = logging.StreamHandler()  # the store says what is wrong with the folder
     handler.setLevel(logging.INFO)
-    handler.setFormatter(Redacting(secrets))
+    handler.setFormatter((RedactingJSON if form == "json" else Redacting)(secrets))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -10,7 +10,8 @@ from typing import Any
 
 from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 ENV_PREFIX = "DAIYU_"
 
@@ -53,6 +54,17 @@ def database_url(paths: PathsSettings, store: StoreSettings) -> str:
         return store.url
     # Written as a URL: a folder's name may hold %, ? or #.
     return URL.create("sqlite+aiosqlite", database=str(paths.var / "daiyu.db")).render_as_string()
+
+
+def database_file(url: str) -> Path | None:
+    """The file of an SQLite database; None where it is in memory, a server's, or no URL at all."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:  # which is told when it is opened
+        return None
+    held = parsed.database not in (None, "", ":memory:")
+    sqlite = parsed.get_backend_name() == "sqlite"
+    return Path(parsed.database) if sqlite and held and parsed.database else None
 
 
 def environment(dotenv: Path = Path(".env")) -> dict[str, str]:

@@ -96,11 +96,10 @@ async def open_database(url: str, busy_timeout: float, exclusive: bool) -> Datab
     try:
         connect_args: dict[str, Any] = {}
         if sqlite:
-            connect_args = {
-                "timeout": busy_timeout,
-                "async_creator_fn": partial(_connect, connections, threads),
-            }
-        engine = create_async_engine(parsed, connect_args=connect_args)
+            creator = partial(_connect, connections, threads)
+            connect_args = {"timeout": busy_timeout, "async_creator_fn": creator}
+        # An error that told its parameters would put people's words into the log.
+        engine = create_async_engine(parsed, connect_args=connect_args, hide_parameters=True)
     except BaseException as error:
         if lock:
             lock.release()
@@ -124,7 +123,7 @@ async def _bring_up(database: Database, where: Path | str, exclusive: bool) -> N
         else:
             reading = database.engine.execution_options(sqlite_begin="BEGIN")
             async with reading.connect() as connection:
-                _require_version(await connection.run_sync(_version), where)
+                require_version(await connection.run_sync(_version), where)
     except BaseException as error:
         await database.close()
         if exclusive and isinstance(where, Path) and _is_damage(error):
@@ -272,7 +271,8 @@ def _version(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def _require_version(found: str | None, where: Path | str) -> None:
+def require_version(found: str | None, where: Path | str) -> None:
+    """Raises NoDatabase, OldDatabase or StoreError unless that schema is today's."""
     scripts = ScriptDirectory.from_config(_alembic())
     today = scripts.get_current_head()
     if found is None:

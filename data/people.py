@@ -107,24 +107,8 @@ class People:
         Kept are the ids, so that what was made of the turns can be told and left out, and a salted
         hash of the person.
         """
-        theirs = (
-            select(turns.c.id)
-            .join(conversations)
-            .where(conversations.c.platform == platform, turns.c.user_id == user_id)
-        )
-        key = dict(platform=platform, user_id=user_id)
         async with self._transactions.write() as connection:
-            gone, places = await _erase_turns(connection, theirs)
-            for table in (ratings, quarantine, consents, inbox):
-                await connection.execute(delete(table).filter_by(**key))
-            # The id of a private chat is the person's, or leads to them.
-            private = conversations.c.is_group.is_(False) & conversations.c.id.in_(places)
-            theirs_alone = or_(private, conversations.c.chat_id == user_id)
-            await connection.execute(
-                delete(conversations).where(
-                    conversations.c.platform == platform, theirs_alone, _is_empty()
-                )
-            )
+            gone = await erase_person(connection, platform, user_id)
             await _note_forgotten(connection, platform, user_id)
         return gone
 
@@ -164,6 +148,26 @@ class People:
         return found.forgotten_at if found else None
 
 
+async def erase_person(connection: AsyncConnection, platform: str, user_id: str) -> list[int]:
+    """Erases all of a person's; all that is left are the ids of the turns, which it gives."""
+    theirs = (
+        select(turns.c.id)
+        .join(conversations)
+        .where(conversations.c.platform == platform, turns.c.user_id == user_id)
+    )
+    key = dict(platform=platform, user_id=user_id)
+    gone, places = await _erase_turns(connection, theirs)
+    for table in (ratings, quarantine, consents, inbox):
+        await connection.execute(delete(table).filter_by(**key))
+    # The id of a private chat is the person's, or leads to them.
+    private = conversations.c.is_group.is_(False) & conversations.c.id.in_(places)
+    theirs_alone = or_(private, conversations.c.chat_id == user_id)
+    await connection.execute(
+        delete(conversations).where(conversations.c.platform == platform, theirs_alone, _is_empty())
+    )
+    return gone
+
+
 async def _erase_turns(
     connection: AsyncConnection, chosen: Select[tuple[int]]
 ) -> tuple[list[int], set[int]]:
@@ -197,7 +201,7 @@ async def _note_forgotten(connection: AsyncConnection, platform: str, user_id: s
         await connection.execute(update(forgotten).filter_by(id=found.id).values(**values))
         return
     salt = await connection.scalar(select(forgotten.c.salt).limit(1)) or secrets.token_bytes(16)
-    digest = await _hash(platform, user_id, salt)
+    digest = await hash_of(platform, user_id, salt)
     await connection.execute(insert(forgotten).values(salt=salt, hash=digest, **values))
 
 
@@ -206,13 +210,13 @@ async def _find_forgotten(
 ) -> Row[Any] | None:
     # One salt for a database: with one for each row, all would have to be tried.
     for salt in (await connection.scalars(select(forgotten.c.salt).distinct())).all():
-        query = select(forgotten).filter_by(hash=await _hash(platform, user_id, salt))
+        query = select(forgotten).filter_by(hash=await hash_of(platform, user_id, salt))
         if found := (await connection.execute(query)).first():
             return found
     return None
 
 
-async def _hash(platform: str, user_id: str, salt: bytes) -> bytes:
+async def hash_of(platform: str, user_id: str, salt: bytes) -> bytes:
     """Slow on purpose, some 50 ms: ids are numbers, of which all could be tried."""
     person = f"{platform}:{user_id}".encode()
     return await asyncio.to_thread(hashlib.scrypt, person, salt=salt, n=2**14, r=8, p=1)

@@ -338,6 +338,11 @@ class Store:
             )
         return int(result.rowcount)
 
+    async def reachable(self) -> None:
+        """Reads a little of the database. Raises StoreUnavailable."""
+        async with self._transactions.read() as connection:
+            await connection.execute(select(conversations.c.id).limit(1))
+
     async def counts(self) -> dict[str, int]:
         """How much there is: conversations, done turns, ratings."""
         async with self._transactions.read() as connection:

@@ -177,6 +177,17 @@ class Registry:
         name = self._read().current
         return None if name is None else self.version(name)
 
+    def needed(self) -> list[Version]:
+        """The versions that are served or on trial, and the one that a rollback would serve.
+
+        One that was removed by hand is passed over. Raises RegistryError.
+        """
+        pointer = self._read()
+        there = [name for name in pointer.before if name and (self.folder / name).is_dir()]
+        names = [*there[-1:], pointer.current, pointer.trial and pointer.trial.version]
+        found = dict.fromkeys(name for name in names if name and (self.folder / name).is_dir())
+        return [self.version(name) for name in found]
+
     def promotions(self) -> list[dict[str, Any]]:
         """What was promoted when and why, oldest first; `version` is None for none."""
         return self._read().promotions

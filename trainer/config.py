@@ -187,7 +187,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "persona": PersonaSettings,
     "training": TrainingSettings,
 }
-_FOREIGN = frozenset({"bot", "telegram", "discord"})
+_FOREIGN = frozenset({"bot", "telegram", "discord", "operations"})
 
 
 def read(path: Path, env: Mapping[str, str]) -> Settings:

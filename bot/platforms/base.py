@@ -134,6 +134,10 @@ class Platform(Protocol):
 
     name: str
 
+    @property
+    def online(self) -> bool:
+        """Whether it hears what people say, as far as it knows."""
+
     def limits(self, to: Incoming) -> Limits:
         """The limits where that message comes from."""
 

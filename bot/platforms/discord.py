@@ -78,8 +78,13 @@ class DiscordPlatform:
         self._lang = lang
         self._servers = Servers(notes)
         self._told = False
+        self._session: Client | None = None
         self._receiver: Receiver | None = None
         self._asking: Asking | None = None
+
+    @property
+    def online(self) -> bool:
+        return self._session is not None and self._session.online
 
     async def run(self, handle: Handler) -> None:
         hears, pause = True, 1.0
@@ -111,10 +116,12 @@ class DiscordPlatform:
     async def _connect(self, handle: Handler, hears: bool) -> None:
         """One client, until the library gives it up: it reconnects and resumes by itself."""
         async with self.make_client(handle, hears=hears) as client:
+            self._session = client
             try:
                 await client.login(self._token)
                 await client.connect()
             finally:
+                self._session = None
                 # Nothing can be sent once the library has ended: the next client does the rest.
                 await self.end(cut=client.is_closed())
 

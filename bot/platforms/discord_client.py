@@ -59,6 +59,12 @@ class Client(discord.AutoShardedClient):
         self._events = events
         self._ready_shards: set[int] = set()
 
+    @property
+    def online(self) -> bool:
+        """Whether each shard's connection stands."""
+        lost = (shard.is_closed() for shard in self.shards.values())
+        return self.is_ready() and not self.is_closed() and not any(lost)
+
     async def setup_hook(self) -> None:
         await self._events.begin()
 

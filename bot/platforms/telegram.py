@@ -79,10 +79,15 @@ class TelegramPlatform:
         self._notice = notice
         self._menu_lang = lang
         self._bot = make_bot(token, settings.base_url, limiter)
+        self._receiver: Receiver | None = None
         self._drafts = settings.drafts
         self._pressed: set[str] = set()
         """Presses that were not answered yet."""
         self._members: dict[tuple[str, str], tuple[float, bool]] = {}
+
+    @property
+    def online(self) -> bool:
+        return self._receiver is not None and self._receiver.online
 
     async def run(self, handle: Handler) -> None:
         offering: asyncio.Task[None] | None = None
@@ -90,8 +95,10 @@ class TelegramPlatform:
             me = await sign_in(self._bot, self._notice)
             offering = asyncio.create_task(self._offer_commands())
             self._tell(me)
-            receiver = Receiver(self._bot, self._settings, self._inbox, self._moved, self._notice)
-            await receiver.run(partial(self._deal, handle))
+            self._receiver = Receiver(
+                self._bot, self._settings, self._inbox, self._moved, self._notice
+            )
+            await self._receiver.run(partial(self._deal, handle))
         finally:
             if offering:
                 offering.cancel()

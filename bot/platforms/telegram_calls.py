@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 from telegram import User
@@ -42,6 +43,27 @@ class _Bot(ExtBot[str]):
         return f"{type(self).__name__}[{self.token.partition(':')[0]}]"
 
 
+class _Polling(HTTPXRequest):
+    """Asks for updates, and knows whether Telegram gave an answer to that the last time."""
+
+    well = True
+
+    async def do_request(self, *arguments: Any, **options: Any) -> tuple[int, bytes]:
+        try:
+            status, body = await super().do_request(*arguments, **options)
+        except TelegramError:
+            self.well = False
+            raise
+        self.well = status == HTTPStatus.OK
+        return status, body
+
+
+def polled_well(bot: ExtBot[str]) -> bool:
+    """Whether the last time that updates were asked for, if any, there was an answer."""
+    polling = bot._request[0]  # the library hands it out nowhere
+    return not isinstance(polling, _Polling) or polling.well
+
+
 def make_bot(token: str, base_url: str, limiter: RateLimiter | None = None) -> ExtBot[str]:
     # A server of one's own may speak plain HTTP, for which no certificates need to be read.
     client = {"verify": not base_url.startswith("http:")}
@@ -52,7 +74,7 @@ def make_bot(token: str, base_url: str, limiter: RateLimiter | None = None) -> E
         request=HTTPXRequest(
             64, read_timeout=30.0, write_timeout=30.0, pool_timeout=30.0, httpx_kwargs=client
         ),
-        get_updates_request=HTTPXRequest(1, read_timeout=10.0, httpx_kwargs=client),
+        get_updates_request=_Polling(1, read_timeout=10.0, httpx_kwargs=client),
         rate_limiter=limiter or RateLimiter(),
     )
 

@@ -22,7 +22,7 @@ from telegram.ext import ExtBot, Updater
 from bot.platforms.base import Handler, Inbox, Incoming, Moved, Notice, PlatformError
 from bot.platforms.lanes import Lanes, note_done
 from bot.platforms.settings import TelegramSettings
-from bot.platforms.telegram_calls import refused
+from bot.platforms.telegram_calls import polled_well, refused
 from bot.platforms.telegram_inbox import PLATFORM, InboxQueue
 from bot.platforms.telegram_updates import Reader
 
@@ -55,9 +55,15 @@ class Receiver:
         self._notice = notice
         self._reader = Reader(bot.bot, settings.names)
         self._lanes = Lanes()
+        self._open_for_updates = False
         self._told_missed: set[str] = set()
         self._conflicts: deque[float] = deque(maxlen=_CONFLICTS)
         self._conflict: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def online(self) -> bool:
+        """Whether it polls and was answered, or Telegram was told of the webhook."""
+        return self._open_for_updates and polled_well(self._bot)
 
     async def run(self, handle: Handler) -> None:
         """Raises PlatformError where Telegram will hand over nothing more."""
@@ -66,6 +72,7 @@ class Receiver:
             await self._replay(handle)
             async with self._open(Updater(self._bot, queue)) as polling:
                 taking = asyncio.create_task(self._take(queue, handle))
+                self._open_for_updates = True
                 try:
                     ends = {taking, self._conflict, *polling}
                     ended, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -73,6 +80,7 @@ class Receiver:
                 except InvalidToken:
                     raise refused() from None
                 finally:
+                    self._open_for_updates = False
                     taking.cancel()
                     await asyncio.gather(taking, return_exceptions=True)
         finally:

@@ -32,6 +32,7 @@ class TerminalPlatform:
     """One person at one terminal, or lines from a pipe, each answered before the next is read."""
 
     name = "terminal"
+    online = True
 
     def __init__(
         self, her_name: str, lang: Lang, history: Path, files: Path, console: Console | None = None

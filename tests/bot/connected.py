@@ -40,6 +40,7 @@ def _quick() -> Iterator[None]:
 class Connected:
     server: DiscordServer
     chat: Chat
+    platform: DiscordPlatform
     running: asyncio.Task[None]
     notices: list[str]
 
@@ -86,7 +87,7 @@ async def connected(var: Path, server: DiscordServer, **overrides: str) -> Async
             try:
                 await server.until(lambda: server.connected or running.done())
                 await server.until(lambda: notices or running.done())
-                yield Connected(server, chat, running, notices)
+                yield Connected(server, chat, platform, running, notices)
             finally:
                 running.cancel()
                 await asyncio.gather(running, return_exceptions=True)

@@ -16,6 +16,7 @@ from sqlalchemy import event
 from bot import app, config
 from bot.app import Character
 from bot.bot import Bot
+from bot.metrics import Metrics
 from bot.platforms.base import Choices, File, Handler, Incoming, Limits, Said, SendError
 from data.store import Store
 from persona.card import Card
@@ -63,6 +64,7 @@ class Screen:
     """
 
     name = "screen"
+    online = True
 
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits or Limits(length=2000, edit_interval=0.0)
@@ -218,7 +220,7 @@ def settings(var: Path, **overrides: str) -> config.Settings:
 
 @asynccontextmanager
 async def opened_chat(
-    var: Path, screen: Screen | None = None, **overrides: str
+    var: Path, screen: Screen | None = None, metrics: Metrics | None = None, **overrides: str
 ) -> AsyncGenerator[Chat]:
     """A bot on the database below `var`, new or as it was left."""
     chosen, who, engine = settings(var, **overrides), character(), ListeningEngine()
@@ -228,7 +230,9 @@ async def opened_chat(
         loaded = app.Loaded("untrained", engine, engine.tokenizer)
         service = app.make_service(chosen, who, loaded)
         takeover = app.make_takeover(chosen, who, service, store)
-        bot = Bot(chosen, store, service, who.card, takeover)
+        if metrics:
+            metrics.follow(service)
+        bot = Bot(chosen, store, service, who.card, takeover, metrics)
         yield Chat(bot, store, service, engine, screen or Screen(), var / "daiyu.db")
     finally:
         await store.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from connected import connected, said
+from talking import eventually
 
 from bot.platforms.base import PlatformError
 from tests.bot.discord_rest import Fault, Place, flood, refusal
@@ -41,6 +43,21 @@ async def _away(server: DiscordServer, how: str) -> None:
         server.invalidate(resumable=False)
     elif how == "forgotten":
         server.forget()
+
+
+async def test_without_a_connection_she_is_not_online(
+    tmp_path: Path, server: DiscordServer, room: Place
+) -> None:
+    async with connected(tmp_path, server) as on:
+        await on.until(lambda: on.platform.online)
+        server.down = True
+        server.drop()
+        await eventually(lambda: not on.platform.online)
+        server.down = False
+        await eventually(lambda: on.platform.online)
+        on.running.cancel()
+        await asyncio.gather(on.running, return_exceptions=True)
+        assert not on.platform.online
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,22 @@ async def test_the_same_update_twice_is_answered_once(
         assert [message.text for message in room.from_bot] == ["你好"]
 
 
+async def test_while_telegram_gives_no_answer_she_is_not_online(
+    tmp_path: Path, server: BotAPI, room: Chat
+) -> None:
+    async with on_telegram(tmp_path, server) as on:
+        await server.until(lambda: server.updates.polled)
+        assert on.platform.online
+        server.fail("getUpdates", html(502))
+        await room.say(room.user, "你好")  # which ends the poll under way
+        await eventually(lambda: not on.platform.online)
+        await on.say(room, room.user, "还在么")
+        await eventually(lambda: on.platform.online)
+        on.running.cancel()
+        await asyncio.gather(on.running, return_exceptions=True)
+        assert not on.platform.online
+
+
 async def test_a_lower_id_than_the_last_is_answered(
     tmp_path: Path, server: BotAPI, room: Chat
 ) -> None:

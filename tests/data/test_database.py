@@ -157,7 +157,7 @@ async def test_connection_that_a_cancelled_task_left_is_closed_at_the_end(url: s
     opened = await opening.open_database(url, busy_timeout=1.0, exclusive=True)
     left = await opening._connect(opened.connections, opened.threads, ":memory:")
     await opened.close()
-    with pytest.raises(ValueError, match="Connection closed|no active connection"):
+    with pytest.raises(ValueError, match=r"Connection closed|no active connection"):
         await left.execute("SELECT 1")
 
 
