@@ -1,6 +1,8 @@
 """Logistic regression on a few features: how readers' judgements become a likelihood.
 
-python -m persona.readings    learns all of them anew from docs/readings
+    python -m persona.readings    learns all of them anew from docs/readings
+
+What is learned stands as JSON beside this file.
 """
 
 from __future__ import annotations
