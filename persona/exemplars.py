@@ -34,7 +34,7 @@ _FIRST, _LATER = 0.45, 0.25
 _TELLING = 20.0
 """The terms of a clause that tells anything are together as rare as this: a bare name is not."""
 _PAUSE = re.compile(r"[。！？!?；;，,、…~\n]+|\.\s|(?<=[一-鿿])\s+|\s+(?=[一-鿿])")
-_TAUGHT = 2.0
+_TAUGHT = 8.0
 """How many times likelier to fit is held what was learned here, in odds."""
 _WORD = re.compile(r"[a-z0-9]+")
 

@@ -38,6 +38,31 @@ def test_what_says_the_same_fits_better_than_what_says_more(index: ExemplarIndex
     assert index.fit("下雨了，没带伞！", equal) > index.fit("下雨了，没带伞！", more)
 
 
+@pytest.mark.parametrize(
+    ("taught", "reply", "like", "others"),
+    [
+        (
+            "我的乌龟叫慢慢，它不肯吃菜叶",
+            "慢慢不吃菜叶，便切一片苹果试试。它走得慢，心里却有数。",
+            ["我的乌龟不肯吃东西", "乌龟不吃菜叶怎么办"],
+            ["我的猫不肯吃东西", "我的乌龟真可爱", "你吃了吗"],
+        ),
+        (
+            "今天加班到十点，好累",
+            "十点才放人，比我熬夜还苦。先泡泡脚，再睡。",
+            ["加班到十点了", "今天加班好累"],
+            ["今天好累", "明天要加班"],
+        ),
+    ],
+)
+def test_what_was_taught_comes_first_for_the_like_alone(
+    index: ExemplarIndex, taught: str, reply: str, like: list[str], others: list[str]
+) -> None:
+    learned = index.with_learned([Exchange(taught, reply, "turn:1")], {})
+    first = {asked: learned.nearest(asked, 1)[0].reply for asked in (*like, *others)}
+    assert {asked for asked, said in first.items() if said == reply} == set(like)
+
+
 def test_readers_judgements_are_told_apart(index: ExemplarIndex) -> None:
     by_text = {exchange.text: exchange for exchange in index.exchanges}
     found: list[tuple[float, bool]] = []
