@@ -18,6 +18,7 @@ from sqlalchemy import create_engine
 
 from data.backup import BackupError, copy_database, look_through
 from data.database import _MIGRATIONS
+from data.people import hash_of
 from data.restore import Restored, restore
 from data.store import Store
 
@@ -189,13 +190,36 @@ async def test_forgotten_once_more_they_are_gone_once_more(database: Path, copy:
         await said(store, "u1", "从前的话")
         await store.people.erase("screen", "u1")
         await said(store, "u1", "又来说话")
+        await store.rate(await said(store, "u2", "别人的话"), "screen", "u1", -1, "只我写过的")
 
     async def again(store: Store) -> None:
         await store.people.erase("screen", "u1")
         await said(store, "u1", "第三回来")
 
     await restored(database, copy, again)
-    assert turns(database) == []
+    assert turns(database) == ["别人的话"]
+    assert "只我" not in dump(database)
+
+
+async def test_whoever_spoke_on_is_not_looked_for_among_the_forgotten(
+    database: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    async def counting(platform: str, user_id: str, salt: bytes) -> bytes:
+        tried.append(user_id)
+        return await hash_of(platform, user_id, salt)
+
+    monkeypatch.setattr("data.since.hash_of", counting)  # each costs 50 ms
+    async with opened(database) as store:
+        for user in ("u1", "u2", "u3"):
+            await said(store, user, f"{user}的话")
+
+    async def forget(store: Store) -> None:
+        await store.people.erase("screen", "u1")
+
+    await restored(database, copy, forget)
+    assert tried == ["u1"]
 
 
 async def test_what_expired_since_stays_erased(database: Path, copy: Path) -> None:
