@@ -21,7 +21,7 @@ from bot.metrics import Metrics
 from bot.platforms.base import Incoming, Platform, PlatformError, SendError, Unreachable
 from bot.takeover import Takeover
 from bot.trial import told
-from bot.watch import Watch
+from bot.watch import Watch, resident_memory
 from data.screen import Screen, read_forbidden
 from data.store import Store
 from data.transactions import StoreUnavailable
@@ -57,6 +57,9 @@ class Bot:
         self._takeover = takeover
         self.watch = watch = Watch(settings.operations, settings.folders)
         metrics.gauge("daiyu_disk_free_bytes", "Free disk", lambda: watch.free or math.nan)
+        metrics.gauge(
+            "daiyu_memory_bytes", "Memory of the bot and its engines' processes", resident_memory
+        )
         metrics.gauge("daiyu_memory_share", "Share of the memory in use", lambda: watch.share)
         self._retention = timedelta(days=settings.store.retention_days)
         self._access = Access(store, {"telegram": settings.telegram, "discord": settings.discord})

@@ -142,6 +142,7 @@ async def test_versions_queue_speed_and_memory_are_told(tmp_path: Path) -> None:
     assert figures["daiyu_queue_length",] == 0
     assert figures["daiyu_tokens_per_second",] > 0
     assert figures["process_resident_memory_bytes",] > 1_000_000
+    assert figures["daiyu_memory_bytes",] > 1_000_000
     assert figures["daiyu_disk_free_bytes",] > 0
     assert 0 < figures["daiyu_memory_share",] <= 1
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from talking import opened_chat
 from bot import watch as watching
 from bot.config import OperationsSettings
 from bot.texts import LANGUAGES, say
-from bot.watch import MEGABYTE, Watch, free_space, memory_share
+from bot.watch import MEGABYTE, Watch, free_space, memory_share, resident_memory
 
 
 class Machine:
@@ -94,6 +96,18 @@ async def test_status_tells_the_owner_and_nobody_else(tmp_path: Path, lang: str)
 
 def test_folder_that_is_yet_to_be_made_counts_as_where_it_will_be(tmp_path: Path) -> None:
     assert free_space([tmp_path / "a" / "b", Path("nowhere")]) > 0
+
+
+def test_memory_of_an_engines_process_counts() -> None:
+    alone = resident_memory()
+    program = "held = bytearray(200_000_000); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout
+        child.stdout.readline()
+        assert resident_memory() > alone + 150_000_000
+        child.communicate(b"\n")
 
 
 def test_limit_of_a_container_counts(tmp_path: Path) -> None:
